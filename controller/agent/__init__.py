@@ -1,0 +1,1 @@
+"""tortie-agent: the daemon that makes its host a router."""

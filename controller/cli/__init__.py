@@ -1,0 +1,1 @@
+"""tortiectl: one noun a module."""

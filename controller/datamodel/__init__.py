@@ -1,0 +1,1 @@
+"""Every key in the store and the JSON under it, version 1."""

@@ -1,0 +1,75 @@
+"""Every key in the store, version 1.
+
+    tortie/v1/cluster/anchor                  keeps the prefix from ever being empty (see below)
+    tortie/v1/cluster/pools/NAME              a pool
+    tortie/v1/cluster/pools-revision          written with every change of any pool, so that no two pools can come to overlap
+    tortie/v1/cluster/nodes/NAME              a node, written by its agent
+    tortie/v1/blocks/CIDR                     a block and who holds its addresses; `/` in the CIDR is written `-`
+    tortie/v1/share/NODE/anchor               keeps the prefix from ever being empty
+    tortie/v1/share/NODE/own/CIDR             NODE owns this block
+    tortie/v1/share/NODE/held/CIDR            NODE holds addresses in this block, which it does not own
+
+A blocking query on an empty Consul prefix returns at every write of the whole cluster, so each watched prefix
+keeps one key. A node watches `cluster/` and its own `share/NODE/`, nothing else.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from ipam.address import IPNetwork
+
+ROOT: Final = "tortie/v1/"
+CLUSTER: Final = ROOT + "cluster/"
+CLUSTER_ANCHOR: Final = CLUSTER + "anchor"
+POOLS: Final = CLUSTER + "pools/"
+POOLS_REVISION: Final = CLUSTER + "pools-revision"
+NODES: Final = CLUSTER + "nodes/"
+BLOCKS: Final = ROOT + "blocks/"
+SHARES: Final = ROOT + "share/"
+
+
+def pool(name: str) -> str:
+    """Return the key of a pool."""
+    return POOLS + name
+
+
+def node(name: str) -> str:
+    """Return the key of a node's record."""
+    return NODES + name
+
+
+def block(cidr: IPNetwork) -> str:
+    """Return the key of a block."""
+    return BLOCKS + _written(cidr)
+
+
+def share(node_name: str) -> str:
+    """Return the prefix of everything that is one node's."""
+    return f"{SHARES}{node_name}/"
+
+
+def share_anchor(node_name: str) -> str:
+    """Return the key that keeps a node's share from being empty."""
+    return share(node_name) + "anchor"
+
+
+def owned(node_name: str, cidr: IPNetwork) -> str:
+    """Return the key that says a node owns a block."""
+    return f"{share(node_name)}own/{_written(cidr)}"
+
+
+def held(node_name: str, cidr: IPNetwork) -> str:
+    """Return the key that says a node holds addresses in a block it does not own."""
+    return f"{share(node_name)}held/{_written(cidr)}"
+
+
+def cidr_of(key: str) -> IPNetwork:
+    """Return the CIDR that the last part of a block, owned or held key names; raises ValueError for another key."""
+    return ipaddress.ip_network(key.rpartition("/")[2].replace("-", "/"))
+
+
+def _written(cidr: IPNetwork) -> str:
+    return str(cidr).replace("/", "-")

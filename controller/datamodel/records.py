@@ -1,0 +1,118 @@
+"""The JSON of pools and nodes in the store: text becomes values here, or `MalformedRecord` is raised."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from controller.errors import MalformedRecord
+from ipam.errors import IpamError
+from ipam.pool import AssignmentMode, Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from ipaddress import IPv4Address, IPv6Address
+
+    from ipam.address import IPAddress
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A host that runs an agent. It has at least one address; sessions use IPv4 where both ends have it."""
+
+    name: str
+    as_number: int
+    ipv4: IPv4Address | None
+    ipv6: IPv6Address | None
+
+    def __post_init__(self) -> None:
+        """Refuse a node that nobody could reach."""
+        if self.ipv4 is None and self.ipv6 is None:
+            raise ValueError(f"node {self.name} has neither an IPv4 nor an IPv6 address")
+
+    def address(self, version: int) -> IPAddress | None:
+        """Return the node's address of this IP version, if it has one."""
+        return self.ipv4 if version == 4 else self.ipv6  # noqa: PLR2004  the IP version
+
+    @property
+    def addresses(self) -> tuple[IPAddress, ...]:
+        """Every address of the node, IPv4 first."""
+        return tuple(address for address in (self.ipv4, self.ipv6) if address is not None)
+
+
+def encode_node(node: Node) -> bytes:
+    """Return a node's record."""
+    return _encoded(
+        {
+            "name": node.name,
+            "as_number": node.as_number,
+            "ipv4": None if node.ipv4 is None else str(node.ipv4),
+            "ipv6": None if node.ipv6 is None else str(node.ipv6),
+        }
+    )
+
+
+def decode_node(key: str, value: bytes) -> Node:
+    """Return the node a record describes; raises `MalformedRecord`."""
+
+    def build(fields: dict[str, Any]) -> Node:
+        return Node(
+            name=str(fields["name"]),
+            as_number=int(fields["as_number"]),
+            ipv4=None if fields.get("ipv4") is None else ipaddress.IPv4Address(fields["ipv4"]),
+            ipv6=None if fields.get("ipv6") is None else ipaddress.IPv6Address(fields["ipv6"]),
+        )
+
+    return _decoded(key, value, build)
+
+
+def encode_pool(pool: Pool) -> bytes:
+    """Return a pool's record."""
+    return _encoded(
+        {
+            "name": pool.name,
+            "cidr": str(pool.cidr),
+            "block_prefix_length": pool.block_prefix_length,
+            "disabled": pool.disabled,
+            "assignment": pool.assignment.value,
+            "node_selector": pool.node_selector,
+            "nat_outgoing": pool.nat_outgoing,
+            "disable_bgp_export": pool.disable_bgp_export,
+        }
+    )
+
+
+def decode_pool(key: str, value: bytes) -> Pool:
+    """Return the pool a record describes; raises `MalformedRecord`."""
+
+    def build(fields: dict[str, Any]) -> Pool:
+        return Pool(
+            name=str(fields["name"]),
+            cidr=ipaddress.ip_network(fields["cidr"]),
+            block_prefix_length=int(fields["block_prefix_length"]),
+            disabled=bool(fields.get("disabled", False)),
+            assignment=AssignmentMode(fields.get("assignment", "automatic")),
+            node_selector=str(fields.get("node_selector", "all()")),
+            nat_outgoing=bool(fields.get("nat_outgoing", False)),
+            disable_bgp_export=bool(fields.get("disable_bgp_export", False)),
+        )
+
+    return _decoded(key, value, build)
+
+
+def _encoded(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields, separators=(",", ":"), sort_keys=True).encode()
+
+
+def _decoded(key: str, value: bytes, build: Callable[[dict[str, Any]], T]) -> T:
+    try:
+        fields = json.loads(value)
+        if not isinstance(fields, dict):
+            raise MalformedRecord(key, "not a JSON object")
+        return build(fields)
+    except (ValueError, KeyError, TypeError, IpamError) as error:
+        raise MalformedRecord(key, f"{type(error).__name__}: {error}") from error

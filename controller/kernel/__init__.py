@@ -1,0 +1,1 @@
+"""Routes, links and namespaces of the Linux kernel, over netlink."""

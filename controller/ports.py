@@ -1,0 +1,222 @@
+"""What the controller needs of the world, as protocols; adapters implement them and never know each other.
+
+Every port that changes something takes the whole desired state and applies the difference itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Final, NewType, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
+
+    from ipam.address import IPAddress, IPNetwork
+
+# ---------------------------------------------------------------------------------------------------------------- store
+
+#: A key's version: opaque, comparable for equality only, and never zero for a key that exists.
+Version = NewType("Version", int)
+#: The version of a key that does not exist.
+ABSENT: Final = Version(0)
+#: The most operations one transaction may hold (Consul: "Transactions", 64 operations).
+MAX_OPERATIONS: Final = 64
+#: The largest value in bytes (Consul's kv_max_value_size default is 512 KiB for the request, base64 included).
+MAX_VALUE_BYTES: Final = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A value and the version it was read at."""
+
+    value: bytes
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Write a value. `expected` is the version the key must have: ABSENT to create, None to write whatever is there."""
+
+    key: str
+    value: bytes
+    expected: Version | None
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Delete a key. With `expected` None an absent key is no error; otherwise the key must have that version."""
+
+    key: str
+    expected: Version | None
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Change nothing; the transaction fails unless the key has this version (ABSENT: unless it does not exist)."""
+
+    key: str
+    expected: Version
+
+
+Operation: TypeAlias = Put | Delete | Check
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything under a watched prefix, key by key; the first thing a watch delivers."""
+
+    entries: Mapping[str, Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What changed under a watched prefix since the last delivery; several writes of one key may be one change."""
+
+    written: Mapping[str, Entry]
+    deleted: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The watch lost its store and is trying again; what was delivered before is still the best knowledge there is."""
+
+    reason: str
+
+
+WatchEvent: TypeAlias = Snapshot | Changes | Interrupted
+
+
+class Store(Protocol):
+    """Keys, values, transactions and watches. Every method raises `StoreUnavailable` or `StoreDenied` where it must."""
+
+    async def get(self, keys: Collection[str]) -> dict[str, Entry]:
+        """Return the entries of those keys that exist, as they are now (not from a stale replica)."""
+        ...
+
+    async def list(self, prefix: str) -> dict[str, Entry]:
+        """Return every entry whose key starts with the prefix, as of one instant."""
+        ...
+
+    async def commit(self, operations: Sequence[Operation]) -> dict[str, Version]:
+        """Apply all operations or none, and return the new version of every key written.
+
+        Raises `ConflictError` if any expected version did not hold, `TooManyOperations` beyond MAX_OPERATIONS.
+        `StoreUnavailable` leaves open whether it was applied: the caller reads again before it acts.
+        """
+        ...
+
+    def watch(self, prefix: str) -> AsyncGenerator[WatchEvent, None]:
+        """Deliver a `Snapshot` of the prefix, then `Changes`, for as long as the iterator is consumed.
+
+        Never raises for a store that is down, also at the start: it delivers one `Interrupted` per outage, retries
+        with jittered backoff, and afterwards delivers the `Changes` since its last delivery (or the first `Snapshot`).
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release connections and files; the store may not be used afterwards."""
+        ...
+
+
+# --------------------------------------------------------------------------------------------------------------- kernel
+
+#: The route protocol number that marks every route of ours (include/uapi/linux/rtnetlink.h, RTPROT_*; 116 is unassigned).
+ROUTE_PROTOCOL: Final = 116
+#: The metric of every route of ours; it is part of a route's identity in the kernel.
+ROUTE_METRIC: Final = 1024
+
+
+class RouteKind(Enum):
+    """What the kernel does with a packet that matches the route."""
+
+    UNICAST = "unicast"
+    BLACKHOLE = "blackhole"
+
+
+@dataclass(frozen=True, slots=True)
+class NextHop:
+    """Where a unicast route leads: out of a link (by its index), through a gateway or directly."""
+
+    gateway: IPAddress | None
+    link_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRoute:
+    """A route of the main table. `next_hops` is empty for a blackhole, sorted, and has several entries for ECMP."""
+
+    prefix: IPNetwork
+    kind: RouteKind
+    next_hops: tuple[NextHop, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RouteFailure:
+    """A route the kernel did not take or give up, and why."""
+
+    prefix: IPNetwork
+    error_number: int
+    reason: str
+
+
+class Fib(Protocol):
+    """The kernel's forwarding table, as far as it is ours: every method sees and touches ROUTE_PROTOCOL routes only."""
+
+    def dump(self) -> dict[IPNetwork, KernelRoute]:
+        """Return every route of ours, both families, by prefix."""
+        ...
+
+    def apply(self, upserts: Iterable[KernelRoute], removals: Iterable[KernelRoute]) -> list[RouteFailure]:
+        """Add or replace the first, then remove the second; return what failed. Removing what is gone is success.
+
+        A prefix of which a route of somebody else stands in the way fails with EEXIST and is left as it is.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadLink:
+    """A workload's link as it should be.
+
+    `host_name` is the link on the host, at most 15 characters; `container_name` the one in the workload's namespace;
+    `container_mac` its fixed MAC address (`xx:xx:xx:xx:xx:xx`); `addresses` at most one for each IP version;
+    `mtu_bytes` the MTU of both ends.
+    """
+
+    host_name: str
+    container_name: str
+    container_mac: str
+    addresses: tuple[IPAddress, ...]
+    mtu_bytes: int
+
+
+class Links(Protocol):
+    """The workload links of this host."""
+
+    def wire(self, namespace_descriptor: int, link: WorkloadLink) -> int:
+        """Make the link, its addresses, routes and neighbours as described, and return the host link's index.
+
+        What is already there and right stays. On an error nothing of a new link is left. Raises `RefusedError` when the
+        descriptor is no network namespace or the container's interface name is taken, `KernelRefused` otherwise.
+        """
+        ...
+
+    def unwire(self, host_name: str) -> None:
+        """Remove the link; one that is already gone is no error."""
+        ...
+
+    def list(self) -> dict[str, int]:
+        """Return the index of every workload link of ours on this host, by its host name."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceAddress:
+    """An address on one of the host's interfaces; `network` is the subnet that comes with it, `scope_global` as `ip addr` shows."""
+
+    interface: str
+    link_index: int
+    address: IPAddress
+    network: IPNetwork
+    scope_global: bool

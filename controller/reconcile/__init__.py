@@ -1,0 +1,1 @@
+"""Desired and actual state, their difference, and the loop that closes it."""

@@ -1,0 +1,1 @@
+"""The Store port on Consul, on SQLite and in memory."""

@@ -1,0 +1,92 @@
+"""Pools: the ranges addresses come from, and the blocks each is cut into."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from enum import Enum
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from ipam.errors import InvalidPool, PoolConflict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ipam.address import IPAddress, IPNetwork
+
+#: Allowed block prefix lengths and the default, by IP version.
+BLOCK_PREFIX_LENGTHS = {4: range(20, 33), 6: range(116, 129)}
+DEFAULT_BLOCK_PREFIX_LENGTH = {4: 26, 6: 122}
+_LINK_LOCAL = (ipaddress.ip_network("169.254.0.0/16"), ipaddress.ip_network("fe80::/10"))
+
+
+class AssignmentMode(Enum):
+    """Whether addresses are taken from a pool without being asked for by its name."""
+
+    AUTOMATIC = "automatic"
+    MANUAL = "manual"
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A range of addresses, cut into blocks of one size; raises `InvalidPool` when it breaks a rule.
+
+    `disabled` stops new assignments only: addresses already assigned keep their routes.
+    """
+
+    name: str
+    cidr: IPNetwork
+    block_prefix_length: int
+    disabled: bool = False
+    assignment: AssignmentMode = AssignmentMode.AUTOMATIC
+    node_selector: str = "all()"
+    nat_outgoing: bool = False
+    disable_bgp_export: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the rules that concern this pool alone."""
+        allowed = BLOCK_PREFIX_LENGTHS[self.cidr.version]
+        if self.block_prefix_length not in allowed:
+            raise InvalidPool(
+                f"pool {self.name}: block prefix length /{self.block_prefix_length} is outside /{allowed[0]} to "
+                f"/{allowed[-1]} for IPv{self.cidr.version}"
+            )
+        if self.block_prefix_length < self.cidr.prefixlen:
+            raise InvalidPool(
+                f"pool {self.name}: a /{self.block_prefix_length} block does not fit into {self.cidr}; "
+                f"use a longer block prefix length or a larger pool"
+            )
+        for network in _LINK_LOCAL:
+            if self.cidr.version == network.version and self.cidr.overlaps(network):
+                raise InvalidPool(f"pool {self.name}: {self.cidr} overlaps the link-local range {network}")
+
+    @property
+    def version(self) -> int:
+        """The IP version, 4 or 6."""
+        return self.cidr.version
+
+    @property
+    def block_count(self) -> int:
+        """How many blocks the pool holds."""
+        return 1 << (self.block_prefix_length - self.cidr.prefixlen)
+
+    def block_at(self, index: int) -> IPNetwork:
+        """Return the CIDR of the block with this index, counted from the start of the pool."""
+        size = self.cidr.max_prefixlen - self.block_prefix_length
+        first = int(self.cidr.network_address) + (index << size)
+        return type(self.cidr)((first, self.block_prefix_length))
+
+    def block_of(self, address: IPAddress) -> IPNetwork:
+        """Return the CIDR of the block this address lies in; the address must lie in the pool."""
+        return type(self.cidr)((int(address), self.block_prefix_length), strict=False)
+
+
+def check_overlaps(pools: Iterable[Pool]) -> None:
+    """Raise `PoolConflict` if any two of the pools share an address."""
+    for one, other in combinations(pools, 2):
+        if one.version == other.version and one.cidr.overlaps(other.cidr):
+            raise PoolConflict(
+                f"pool {one.name} ({one.cidr}) overlaps pool {other.name} ({other.cidr}): "
+                f"an address may lie in one pool only; change one of the two"
+            )
