@@ -1,0 +1,38 @@
+"""Routes as BGP carries them: what this node announces, and what it learned from a peer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bgp.address import IPAddress, IPNetwork
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """A prefix this node announces. `next_hop` is one of its own addresses, of the prefix's IP version.
+
+    `communities` are (AS, value) pairs (RFC 1997); `local_preference` goes to internal peers only.
+    """
+
+    prefix: IPNetwork
+    next_hop: IPAddress
+    communities: tuple[tuple[int, int], ...] = ()
+    local_preference: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedRoute:
+    """A route as a peer announced it (RFC 4271, section 4.3), before any policy."""
+
+    prefix: IPNetwork
+    next_hop: IPAddress
+    peer: IPAddress
+    as_path: tuple[int, ...] = ()
+    local_preference: int = 100
+    med: int = 0
+    origin: str = "igp"
+    communities: tuple[tuple[int, int], ...] = ()
+    originator_id: str = ""
+    cluster_list: tuple[str, ...] = ()
