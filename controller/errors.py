@@ -1,17 +1,17 @@
 """What the controller raises, grouped by what the caller should do.
 
-    TortieError
-    ├── RefusedError             the request breaks a rule: tell the user, do not retry
-    │   └── TooManyOperations    a transaction larger than every store takes: split it
-    ├── ConflictError            somebody else wrote first: read again, plan again, retry
-    ├── TransientError           it may work later: back off and retry
-    │   ├── StoreUnavailable     the store does not answer, or answers with a server error
-    │   ├── SpeakerUnavailable   the BGP sidecar's socket is not there
-    │   └── AgentUnavailable     the agent's socket is not there
-    └── PermanentError           it will not work by trying again: stop that object and report
-        ├── StoreDenied          the store refuses the credentials
-        ├── MalformedRecord      a record in the store does not decode; names the key
-        └── KernelRefused        the kernel refused a message; carries its errno and text
+TortieError
+├── RefusedError             the request breaks a rule: tell the user, do not retry
+│   └── TooManyOperations    a transaction larger than every store takes: split it
+├── ConflictError            somebody else wrote first: read again, plan again, retry
+├── TransientError           it may work later: back off and retry
+│   ├── StoreUnavailable     the store does not answer, or answers with a server error
+│   ├── SpeakerUnavailable   the BGP sidecar's socket is not there
+│   └── AgentUnavailable     the agent's socket is not there
+└── PermanentError           it will not work by trying again: stop that object and report
+    ├── StoreDenied          the store refuses the credentials
+    ├── MalformedRecord      a record in the store does not decode; names the key
+    └── KernelRefused        the kernel refused a message; carries its errno and text
 """
 
 from __future__ import annotations

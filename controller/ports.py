@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Final, NewType, Protocol, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 
+    from bgp.events import SpeakerEvent
+    from bgp.peer import Peer
+    from bgp.route import Announcement
     from ipam.address import IPAddress, IPNetwork
 
 # ---------------------------------------------------------------------------------------------------------------- store
@@ -220,3 +223,28 @@ class InterfaceAddress:
     address: IPAddress
     network: IPNetwork
     scope_global: bool
+
+
+# -------------------------------------------------------------------------------------------------------------- speaker
+
+
+class Speaker(Protocol):
+    """The BGP speaker, as the agent sees it; it outlives the agent and the agent outlives it."""
+
+    async def set(self, peers: Collection[Peer], announcements: Collection[Announcement]) -> None:
+        """Make these the whole desired state: sessions with exactly these peers, exactly these prefixes announced.
+
+        Returns at once. What is desired is kept, and sent again whenever the speaker comes back.
+        """
+        ...
+
+    def events(self) -> AsyncGenerator[SpeakerEvent, None]:
+        """Deliver a `SpeakerSnapshot` at every connection, then events; a `SpeakerLost` when the connection ends.
+
+        Never raises for a speaker that is down: it retries with jittered backoff.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End the connection; sessions and announcements stay as they are."""
+        ...

@@ -32,8 +32,8 @@ class Block:
 
     `affinity` is the owning node or None. `holders` maps an ordinal (the offset from the block's first address) to its
     holder. `free` lists the unassigned ordinals, head first: assignment takes the head, release appends, so that
-    an address rests as long as possible. `sequence` grows by one with every write; `ordinal_sequence` maps an ordinal to the
-    block sequence at its last assignment or release.
+    an address rests as long as possible. `sequence` grows by one with every write; `ordinal_sequence` maps an
+    ordinal to the block sequence at its last assignment or release.
     """
 
     cidr: IPNetwork

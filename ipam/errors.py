@@ -1,13 +1,13 @@
 """What address management refuses.
 
-    IpamError
-    ├── InvalidPool        a pool that breaks a rule: fix its definition
-    ├── PoolConflict       pools that overlap: change one of them
-    └── Refused            a request that cannot be had now; the message tells the user why and what to do
-        ├── UnknownPool        a pool was asked for by a name that does not exist
-        ├── PoolDisabled       a pool was asked for by name and is disabled
-        ├── NoPool             no enabled, automatic pool fits the node and the family
-        └── PoolExhausted      every allowed pool is full
+IpamError
+├── InvalidPool        a pool that breaks a rule: fix its definition
+├── PoolConflict       pools that overlap: change one of them
+└── Refused            a request that cannot be had now; the message tells the user why and what to do
+    ├── UnknownPool        a pool was asked for by a name that does not exist
+    ├── PoolDisabled       a pool was asked for by name and is disabled
+    ├── NoPool             no enabled, automatic pool fits the node and the family
+    └── PoolExhausted      every allowed pool is full
 """
 
 

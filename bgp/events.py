@@ -1,0 +1,65 @@
+"""What the speaker tells the agent: a snapshot first, then what happens, in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from bgp.address import IPAddress, IPNetwork
+    from bgp.route import LearnedRoute
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakerSnapshot:
+    """Everything the speaker knows at the moment the agent connects.
+
+    `established` are the peers with an established session; `ended` the (peer, IP version) pairs whose End-of-RIB
+    (RFC 4724, section 2) has been seen on that session; `routes` the Adj-RIB-In of all sessions.
+    """
+
+    established: frozenset[IPAddress]
+    ended: frozenset[tuple[IPAddress, int]]
+    routes: tuple[LearnedRoute, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionUp:
+    """A session was established."""
+
+    peer: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class SessionDown:
+    """An established session ended; its routes may still be good for the restart time."""
+
+    peer: IPAddress
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoutesChanged:
+    """One update of a peer: the withdrawals come first, then what it announces."""
+
+    peer: IPAddress
+    withdrawn: tuple[IPNetwork, ...]
+    announced: tuple[LearnedRoute, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EndOfRib:
+    """The peer has sent all it had of one IP version (RFC 4724, section 2)."""
+
+    peer: IPAddress
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakerLost:
+    """The speaker's socket is gone; everything learned stays, as stale, until a snapshot says otherwise."""
+
+    reason: str
+
+
+SpeakerEvent: TypeAlias = SpeakerSnapshot | SessionUp | SessionDown | RoutesChanged | EndOfRib | SpeakerLost
