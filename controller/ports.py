@@ -124,7 +124,7 @@ class Store(Protocol):
 
 # --------------------------------------------------------------------------------------------------------------- kernel
 
-#: The route protocol number that marks every route of ours (include/uapi/linux/rtnetlink.h, RTPROT_*; 116 is unassigned).
+#: The route protocol number that marks every route of ours (RTPROT_* in include/uapi/linux/rtnetlink.h; 116 is free).
 ROUTE_PROTOCOL: Final = 116
 #: The metric of every route of ours; it is part of a route's identity in the kernel.
 ROUTE_METRIC: Final = 1024
@@ -216,7 +216,10 @@ class Links(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class InterfaceAddress:
-    """An address on one of the host's interfaces; `network` is the subnet that comes with it, `scope_global` as `ip addr` shows."""
+    """An address on one of the host's interfaces.
+
+    `network` is the subnet that comes with it; `scope_global` is false for link-local and loopback addresses.
+    """
 
     interface: str
     link_index: int

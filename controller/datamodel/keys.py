@@ -2,7 +2,7 @@
 
     tortie/v1/cluster/anchor                  keeps the prefix from ever being empty (see below)
     tortie/v1/cluster/pools/NAME              a pool
-    tortie/v1/cluster/pools-revision          written with every change of any pool, so that no two pools can come to overlap
+    tortie/v1/cluster/pools-revision          written with every pool, so that no two pools can overlap
     tortie/v1/cluster/nodes/NAME              a node, written by its agent
     tortie/v1/blocks/CIDR                     a block and who holds its addresses; `/` in the CIDR is written `-`
     tortie/v1/share/NODE/anchor               keeps the prefix from ever being empty
