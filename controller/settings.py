@@ -1,0 +1,140 @@
+"""What an operator sets on a host: each with its unit and default, from a file, the environment and flags.
+
+Flags win over the environment (`TORTIE_` and the name in capitals), the environment wins over the file (TOML, the
+same names). What concerns the whole cluster is not here: pools and nodes are resources in the store.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from controller.errors import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_FILE = Path("/etc/tortie/tortie.toml")
+FILE_VARIABLE = "TORTIE_CONFIG"
+
+
+class Settings(BaseSettings):
+    """One host's settings, checked; unknown names in the file are refused."""
+
+    model_config = SettingsConfigDict(env_prefix="TORTIE_", extra="forbid", frozen=True)
+
+    node_name: str = Field(
+        default_factory=platform.node,
+        pattern=r"^[a-zA-Z0-9]([a-zA-Z0-9.\-]{0,251}[a-zA-Z0-9])?$",
+        description="this node's name, unique in the cluster; the host name unless set",
+    )
+    run_dir: Path = Field(
+        default=Path("/run/tortie"), description="directory of the sockets agent.sock, cni.sock and bgp.sock"
+    )
+
+    store: Literal["sqlite", "consul"] = Field(
+        default="sqlite", description="sqlite for a single machine, consul for a cluster"
+    )
+    sqlite_path: Path = Field(default=Path("/var/lib/tortie/store.db"), description="file of the sqlite store")
+    consul_address: str = Field(
+        default="http://127.0.0.1:8500",
+        pattern=r"^https?://[^/\s]+$",
+        description="Consul's HTTP address, http:// or https://",
+    )
+    consul_token: SecretStr | None = Field(default=None, description="Consul ACL token; rather set it by file")
+    consul_token_file: Path | None = Field(default=None, description="file that holds the Consul ACL token")
+    consul_ca_file: Path | None = Field(default=None, description="PEM file of the CA that signed Consul's certificate")
+    consul_cert_file: Path | None = Field(default=None, description="PEM file of the client certificate for Consul")
+    consul_key_file: Path | None = Field(default=None, description="PEM file of the client certificate's key")
+    consul_datacenter: str | None = Field(default=None, description="Consul datacenter; the server's own unless set")
+    store_timeout_seconds: float = Field(
+        default=5.0, gt=0, le=60, description="deadline of one request to the store, in seconds"
+    )
+
+    as_number: int = Field(
+        default=64512, ge=1, le=4294967294, description="AS number of this node (1 to 4294967294, RFC 6793)"
+    )
+    ipv4_address: str = Field(
+        default="auto",
+        description="this node's IPv4 address: auto, none, an address, default-route, interface=NAME, cidr=CIDR or "
+        "can-reach=ADDRESS; auto is default-route where there is one",
+    )
+    ipv6_address: str = Field(default="auto", description="this node's IPv6 address; as for ipv4_address")
+    hold_time_seconds: int = Field(
+        default=90, ge=3, le=65535, description="BGP hold time in seconds (RFC 4271, section 4.2)"
+    )
+    restart_time_seconds: int = Field(
+        default=120,
+        ge=1,
+        le=4095,
+        description="how long routes of a lost BGP session are kept, in seconds (RFC 4724, section 3)",
+    )
+    mtu_bytes: int = Field(
+        default=0, ge=0, le=65535, description="MTU of workload links in bytes; 0 takes the uplink's"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least severity that is logged: debug, info, warning or error"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  the library's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  the library's signature
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read flags, then the environment, then the file; the first that names a setting wins."""
+        chosen = os.environ.get(FILE_VARIABLE)
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(chosen or DEFAULT_FILE))
+
+    @property
+    def agent_socket(self) -> Path:
+        """Where the agent serves its HTTP API."""
+        return self.run_dir / "agent.sock"
+
+    @property
+    def cni_socket(self) -> Path:
+        """Where the agent serves the CNI shim."""
+        return self.run_dir / "cni.sock"
+
+    @property
+    def bgp_socket(self) -> Path:
+        """Where the BGP sidecar serves the agent."""
+        return self.run_dir / "bgp.sock"
+
+    def token(self) -> str | None:
+        """Return the Consul token, read anew from its file where one is set; raises `RefusedError`."""
+        if self.consul_token_file is None:
+            return None if self.consul_token is None else self.consul_token.get_secret_value()
+        try:
+            return self.consul_token_file.read_text().strip()
+        except OSError as error:
+            raise RefusedError(
+                f"consul_token_file {self.consul_token_file} cannot be read ({error.strerror}): "
+                f"give this user read permission or unset it"
+            ) from error
+
+
+def load(flags: Mapping[str, Any]) -> Settings:
+    """Return the settings of this process; `flags` maps the names given on the command line to their values.
+
+    Raises `RefusedError` that names the setting, its value and the rule, or the file that cannot be read.
+    """
+    path = Path(os.environ.get(FILE_VARIABLE, DEFAULT_FILE))
+    if FILE_VARIABLE in os.environ and not path.is_file():
+        raise RefusedError(f"{FILE_VARIABLE}={path}: no such file; create it or unset {FILE_VARIABLE}")
+    try:
+        return Settings(**flags)
+    except ValidationError as error:
+        rows = [f"{'.'.join(map(str, row['loc']))}={row.get('input')!r}: {row['msg']}" for row in error.errors()]
+        raise RefusedError("settings: " + "; ".join(rows)) from error
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise RefusedError(f"settings file {path} cannot be read: {error}") from error
