@@ -1,0 +1,87 @@
+"""Which routes this node's kernel should have, as a function of what the node holds and what it learned."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from controller.ports import KernelRoute, NextHop, RouteKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from bgp.route import LearnedRoute
+    from controller.ports import InterfaceAddress
+    from ipam.address import IPAddress, IPNetwork
+
+
+@dataclass(frozen=True, slots=True)
+class Unresolved:
+    """A learned prefix that cannot be routed: no interface of this node has the next hop in its subnet."""
+
+    prefix: IPNetwork
+    next_hop: IPAddress
+
+
+def workload_routes(link_of: Mapping[IPAddress, str], index_of: Mapping[str, int]) -> dict[IPNetwork, KernelRoute]:
+    """Return a host route for each address whose link exists; a workload without a link has nothing to be routed to."""
+    routes = {}
+    for address, link in link_of.items():
+        index = index_of.get(link)
+        if index is not None:
+            route = workload_route(address, index)
+            routes[route.prefix] = route
+    return routes
+
+
+def workload_route(address: IPAddress, link_index: int) -> KernelRoute:
+    """Return the route to a workload of this node: its /32 or /128, directly out of its link."""
+    return KernelRoute(ipaddress.ip_network(address), RouteKind.UNICAST, (NextHop(None, link_index),))
+
+
+def block_routes(blocks: Iterable[IPNetwork]) -> dict[IPNetwork, KernelRoute]:
+    """Return a blackhole for each own block, so that an unassigned address dies here and never loops.
+
+    A block of one address has none: it would stand in the way of the workload's own route.
+    """
+    return {block: KernelRoute(block, RouteKind.BLACKHOLE) for block in blocks if block.prefixlen < block.max_prefixlen}
+
+
+def learned_routes(
+    best_of: Mapping[IPNetwork, tuple[LearnedRoute, ...]], interfaces: Iterable[InterfaceAddress]
+) -> tuple[dict[IPNetwork, KernelRoute], tuple[Unresolved, ...]]:
+    """Return a route through the next hops of each prefix's best paths, and what could not be resolved.
+
+    The device is that of the subnet the next hop lies in; several equal paths become one ECMP route.
+    """
+    subnets = tuple(interfaces)
+    index_of: dict[IPAddress, int | None] = {}
+    routes: dict[IPNetwork, KernelRoute] = {}
+    unresolved: list[Unresolved] = []
+    for prefix, paths in best_of.items():
+        hops = set()
+        for gateway in {path.next_hop for path in paths}:
+            if gateway not in index_of:
+                index_of[gateway] = device_of(gateway, subnets)
+            index = index_of[gateway]
+            if index is None:
+                unresolved.append(Unresolved(prefix, gateway))
+            else:
+                hops.add(NextHop(gateway, index))
+        if hops:
+            ordered = tuple(sorted(hops, key=lambda hop: (int(hop.gateway or 0), hop.link_index)))
+            routes[prefix] = KernelRoute(prefix, RouteKind.UNICAST, ordered)
+    return routes, tuple(unresolved)
+
+
+def device_of(gateway: IPAddress, interfaces: Iterable[InterfaceAddress]) -> int | None:
+    """Return the index of the link in whose subnet the gateway lies, the longest subnet first; None if there is none."""
+    matches = [
+        interface
+        for interface in interfaces
+        if interface.network.version == gateway.version
+        and interface.network.prefixlen < interface.network.max_prefixlen
+        and gateway in interface.network
+    ]
+    return max(matches, key=lambda interface: interface.network.prefixlen).link_index if matches else None
