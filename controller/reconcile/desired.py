@@ -76,7 +76,7 @@ def learned_routes(
 
 
 def device_of(gateway: IPAddress, interfaces: Iterable[InterfaceAddress]) -> int | None:
-    """Return the index of the link in whose subnet the gateway lies, the longest subnet first; None if there is none."""
+    """Return the index of the link in whose subnet the gateway lies, longest subnet first; None if there is none."""
     matches = [
         interface
         for interface in interfaces
