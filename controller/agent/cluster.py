@@ -1,0 +1,74 @@
+"""What the agent knows of the cluster: its pools and nodes, folded from the watch of the cluster's prefix."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeVar
+
+from controller.datamodel import keys
+from controller.datamodel.records import Node, decode_node, decode_pool
+from controller.errors import MalformedRecord
+from controller.ports import Changes, Entry, Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from controller.ports import Version
+    from ipam.pool import Pool
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The cluster as of one moment.
+
+    `pools` maps a pool's name to it and the version of its record; `nodes` maps a node's name to it. `malformed` maps
+    the key of a record that does not decode to the reason; such a record counts as absent and is reported.
+    """
+
+    pools: Mapping[str, tuple[Pool, Version]] = field(default_factory=dict)
+    nodes: Mapping[str, Node] = field(default_factory=dict)
+    malformed: Mapping[str, str] = field(default_factory=dict)
+
+
+def fold(cluster: Cluster, event: Snapshot | Changes) -> Cluster:
+    """Return the cluster after the event; a snapshot replaces everything known before."""
+    if isinstance(event, Snapshot):
+        return _written(Cluster(), event.entries)
+    gone = event.deleted
+    kept = replace(
+        cluster,
+        pools={name: pool for name, pool in cluster.pools.items() if keys.pool(name) not in gone},
+        nodes={name: node for name, node in cluster.nodes.items() if keys.node(name) not in gone},
+        malformed={key: reason for key, reason in cluster.malformed.items() if key not in gone},
+    )
+    return _written(kept, event.written)
+
+
+def _written(cluster: Cluster, entries: Mapping[str, Entry]) -> Cluster:
+    pools, nodes = dict(cluster.pools), dict(cluster.nodes)
+    malformed = {key: reason for key, reason in cluster.malformed.items() if key not in entries}
+    for key, entry in entries.items():
+        if key.startswith(keys.POOLS):
+            pools.pop(key.removeprefix(keys.POOLS), None)
+            pool = _decoded(decode_pool, key, entry, malformed)
+            if pool is not None:
+                pools[pool.name] = (pool, entry.version)
+        elif key.startswith(keys.NODES):
+            nodes.pop(key.removeprefix(keys.NODES), None)
+            node = _decoded(decode_node, key, entry, malformed)
+            if node is not None:
+                nodes[node.name] = node
+    return Cluster(pools, nodes, malformed)
+
+
+def _decoded(decode: Callable[[str, bytes], T], key: str, entry: Entry, malformed: dict[str, str]) -> T | None:
+    try:
+        return decode(key, entry.value)
+    except MalformedRecord as error:
+        log.warning("record ignored", extra={"key": key, "reason": str(error)})
+        malformed[key] = str(error)
+        return None
