@@ -1,0 +1,102 @@
+"""The store in the memory of one process: for tests and trials, gone with the process.
+
+It is the shortest reading of the port; the other two must not be told apart from it through the port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from controller.errors import StoreUnavailable
+from controller.ports import ABSENT, Delete, Entry, Put, Version
+from controller.store.difference import Delivered
+from controller.store.transaction import check_operations, check_prefix, check_versions
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Collection, Sequence
+
+    from controller.ports import Operation, WatchEvent
+
+
+class MemoryStore:
+    """A `Store` that one event loop uses. Writing the value a key already has leaves its version as it is."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, Entry] = {}
+        self._revision = 0
+        self._prefix_by_wake: dict[asyncio.Event, str] = {}
+        self._closed = False
+
+    async def get(self, keys: Collection[str]) -> dict[str, Entry]:
+        """Return the entries of those keys that exist."""
+        await self._open()
+        return {key: self._entries[key] for key in keys if key in self._entries}
+
+    async def list(self, prefix: str) -> dict[str, Entry]:
+        """Return every entry whose key starts with the prefix, sorted by key."""
+        check_prefix(prefix)
+        await self._open()
+        return self._under(prefix)
+
+    async def commit(self, operations: Sequence[Operation]) -> dict[str, Version]:
+        """Apply all operations or none, and return the version of every key written."""
+        check_operations(operations)
+        await self._open()
+        check_versions(operations, self._version)
+        self._revision += 1
+        versions: dict[str, Version] = {}
+        for operation in operations:
+            if isinstance(operation, Put):
+                versions[operation.key] = self._put(operation)
+            elif isinstance(operation, Delete):
+                self._entries.pop(operation.key, None)
+        self._wake([operation.key for operation in operations])
+        return versions
+
+    async def watch(self, prefix: str) -> AsyncGenerator[WatchEvent, None]:
+        """Deliver a `Snapshot` of the prefix, then `Changes`; ends when the store is closed."""
+        check_prefix(prefix)
+        delivered = Delivered()
+        wake = asyncio.Event()
+        self._prefix_by_wake[wake] = prefix
+        try:
+            while not self._closed:
+                wake.clear()
+                event = delivered.advance(self._under(prefix))
+                if event is not None:
+                    yield event
+                await wake.wait()
+        finally:
+            del self._prefix_by_wake[wake]
+
+    async def close(self) -> None:
+        """Forget everything and end the watches."""
+        self._closed = True
+        self._entries.clear()
+        for wake in self._prefix_by_wake:
+            wake.set()
+
+    async def _open(self) -> None:
+        # Every real store lets other tasks run while it is asked; what must hold across that is seen here too.
+        await asyncio.sleep(0)
+        if self._closed:
+            raise StoreUnavailable("the store was closed; open another one")
+
+    def _version(self, key: str) -> Version:
+        entry = self._entries.get(key)
+        return ABSENT if entry is None else entry.version
+
+    def _under(self, prefix: str) -> dict[str, Entry]:
+        return {key: entry for key, entry in sorted(self._entries.items()) if key.startswith(prefix)}
+
+    def _put(self, put: Put) -> Version:
+        present = self._entries.get(put.key)
+        if present is None or present.value != put.value:
+            present = self._entries[put.key] = Entry(put.value, Version(self._revision))
+        return present.version
+
+    def _wake(self, keys: Collection[str]) -> None:
+        for wake, prefix in self._prefix_by_wake.items():
+            if any(key.startswith(prefix) for key in keys):
+                wake.set()
