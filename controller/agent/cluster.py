@@ -53,15 +53,17 @@ def _written(cluster: Cluster, entries: Mapping[str, Entry]) -> Cluster:
     malformed = {key: reason for key, reason in cluster.malformed.items() if key not in entries}
     for key, entry in entries.items():
         if key.startswith(keys.POOLS):
-            pools.pop(key.removeprefix(keys.POOLS), None)
+            name = key.removeprefix(keys.POOLS)
+            pools.pop(name, None)
             pool = _decoded(decode_pool, key, entry, malformed)
             if pool is not None:
-                pools[pool.name] = (pool, entry.version)
+                pools[name] = (pool, entry.version)
         elif key.startswith(keys.NODES):
-            nodes.pop(key.removeprefix(keys.NODES), None)
+            name = key.removeprefix(keys.NODES)
+            nodes.pop(name, None)
             node = _decoded(decode_node, key, entry, malformed)
             if node is not None:
-                nodes[node.name] = node
+                nodes[name] = node
     return Cluster(pools, nodes, malformed)
 
 

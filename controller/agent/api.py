@@ -1,0 +1,143 @@
+"""The agent's HTTP API on its unix socket, for root on this host: `curl --unix-socket /run/tortie/agent.sock http://agent/v1/status`.
+
+GET /v1/status    everything `tortiectl node status` shows, as JSON
+GET /v1/health    200 when the agent is ready, 503 with the reasons when it is not
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatus:
+    """Whether the agent sees its store; `reason` says why not."""
+
+    kind: str
+    connected: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteProblem:
+    """A route that could not be programmed, and why."""
+
+    prefix: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoutesStatus:
+    """The kernel routes of ours: whether they are as desired, how many there are, and what failed."""
+
+    in_sync: bool
+    count: int
+    failures: tuple[RouteProblem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatus:
+    """A configured peer and its observed session; `since` is in seconds since the epoch, 0 when unknown."""
+
+    address: str
+    name: str
+    origin: str
+    state: str
+    since: float
+    info: str
+
+
+@dataclass(frozen=True, slots=True)
+class BgpStatus:
+    """Whether the speaker answers, its sessions, and what was learned and refused, counted by reason."""
+
+    connected: bool
+    peers: tuple[PeerStatus, ...] = ()
+    learned_count: int = 0
+    rejected_counts: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadStatus:
+    """A workload endpoint of this node and its addresses."""
+
+    handle: str
+    workload: str
+    namespace: str
+    interface: str
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The agent as of one moment.
+
+    `problems` are sentences for the operator; `ready` is true when a new workload would be wired and routed.
+    """
+
+    node: str
+    version: str
+    ready: bool
+    problems: tuple[str, ...]
+    addresses: tuple[str, ...]
+    store: StoreStatus
+    routes: RoutesStatus
+    bgp: BgpStatus
+    workloads: tuple[WorkloadStatus, ...]
+
+
+class ApiServer:
+    """Serves the API until stopped; the socket is only for the user the agent runs as."""
+
+    def __init__(self, path: Path, status: Callable[[], Status]) -> None:
+        self._path = path
+        self._status = status
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        """Listen; raises OSError naming the path when the socket cannot be made."""
+        application = web.Application()
+        application.router.add_get("/v1/status", self._get_status)
+        application.router.add_get("/v1/health", self._get_health)
+        self._runner = web.AppRunner(application)
+        await self._runner.setup()
+        await web.SockSite(self._runner, private_socket(self._path)).start()
+
+    async def stop(self) -> None:
+        """Close every connection and remove the socket."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._path.unlink(missing_ok=True)
+
+    async def _get_status(self, _request: web.Request) -> web.Response:
+        return web.json_response(asdict(self._status()))
+
+    async def _get_health(self, _request: web.Request) -> web.Response:
+        status = self._status()
+        body: dict[str, Any] = {"ready": status.ready, "problems": status.problems}
+        return web.json_response(body, status=200 if status.ready else 503)
+
+
+def private_socket(path: Path) -> socket.socket:
+    """Return a bound unix stream socket with mode 0600, in place of whatever socket of a former life stood there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    previous = os.umask(0o177)  # the mode must hold from the first instant
+    try:
+        server.bind(str(path))
+    except OSError:
+        server.close()
+        raise
+    finally:
+        os.umask(previous)
+    return server

@@ -1,0 +1,78 @@
+"""The one owner of this host's workload links: netlink work in a thread of its own, the outcome known to the loop."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from controller.ports import Links, WorkloadLink
+
+
+class WorkloadLinks:
+    """Wires and unwires, and knows the index of every workload link.
+
+    All calls run one after the other in one thread (entering a namespace changes the thread that does it), and each outcome
+    is recorded on the event loop in that same order: a listing that began before a link was wired can never hide it.
+    """
+
+    def __init__(self, links: Links, changed: Callable[[], None]) -> None:
+        self._links = links
+        self._changed = changed
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="links")
+        self._index_of: dict[str, int] = {}
+
+    @property
+    def index_of(self) -> Mapping[str, int]:
+        """The index of each workload link, by its name."""
+        return self._index_of
+
+    async def wire(self, namespace_descriptor: int, link: WorkloadLink) -> int:
+        """Make the link and return its index; raises as `Links.wire` does."""
+
+        def work() -> int:
+            index = self._links.wire(namespace_descriptor, link)
+            loop.call_soon_threadsafe(self._record, link.host_name, index)
+            return index
+
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, work)
+
+    async def unwire(self, host_name: str) -> None:
+        """Remove the link; one that is gone is no error."""
+
+        def work() -> None:
+            self._links.unwire(host_name)
+            loop.call_soon_threadsafe(self._record, host_name, None)
+
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, work)
+
+    async def refresh(self) -> None:
+        """Read the links anew from the kernel."""
+
+        def work() -> None:
+            found = self._links.list()
+            loop.call_soon_threadsafe(self._replace, found)
+
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, work)
+
+    def close(self) -> None:
+        """End the thread once what it does is done."""
+        self._thread.shutdown()
+
+    def _record(self, name: str, index: int | None) -> None:
+        if index is None:
+            self._index_of.pop(name, None)
+        else:
+            self._index_of[name] = index
+        self._changed()
+
+    def _replace(self, found: dict[str, int]) -> None:
+        if found != self._index_of:
+            self._index_of = found
+            self._changed()
