@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 class WorkloadLinks:
     """Wires and unwires, and knows the index of every workload link.
 
-    All calls run one after the other in one thread (entering a namespace changes the thread that does it), and each outcome
-    is recorded on the event loop in that same order: a listing that began before a link was wired can never hide it.
+    All calls run one after the other in one thread (entering a namespace changes the thread that does it), and each
+    outcome is recorded on the event loop in that same order, before the caller sees it: a listing that began before a
+    link was wired can never hide it.
     """
 
     def __init__(self, links: Links, changed: Callable[[], None]) -> None:

@@ -1,0 +1,51 @@
+"""The node's own record in the store: written at the start, put back when somebody takes it away."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from controller.datamodel import keys
+from controller.datamodel.records import decode_node, encode_node
+from controller.errors import MalformedRecord
+from controller.ports import ABSENT, Put
+
+if TYPE_CHECKING:
+    from controller.datamodel.records import Node
+    from controller.ports import Entry, Operation, Store
+
+log = logging.getLogger(__name__)
+
+
+async def register(store: Store, node: Node) -> bool:
+    """Make the store's record of this node say what is true, and return whether it had to be written.
+
+    The anchors of the watched prefixes are there afterwards too. Raises what `Store.commit` raises; a conflict means
+    that somebody wrote at the same moment, and the caller tries again.
+    """
+    wanted = encode_node(node)
+    key, anchors = keys.node(node.name), (keys.CLUSTER_ANCHOR, keys.share_anchor(node.name))
+    found = await store.get([key, *anchors])
+    operations: list[Operation] = [Put(anchor, b"{}", ABSENT) for anchor in anchors if anchor not in found]
+    entry = found.get(key)
+    if entry is None or entry.value != wanted:
+        if entry is not None:
+            _warn_of_another(key, entry, node)
+        operations.append(Put(key, wanted, ABSENT if entry is None else entry.version))
+    if operations:
+        await store.commit(operations)
+    return bool(operations)
+
+
+def _warn_of_another(key: str, entry: Entry, node: Node) -> None:
+    """Two hosts of one name would take turns; the operator has to know."""
+    try:
+        before = decode_node(key, entry.value)
+    except MalformedRecord as error:
+        log.warning("own record was malformed and is replaced", extra={"reason": str(error)})
+        return
+    if before.addresses != node.addresses:
+        log.warning(
+            "node had another address before; if two hosts have this name, give one a node_name of its own",
+            extra={"node": node.name, "before": before.addresses, "now": node.addresses},
+        )
