@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from ipam.errors import InvalidBlock
+from ipam.pool import BLOCK_PREFIX_LENGTHS
+
 if TYPE_CHECKING:
-    from ipam.address import IPNetwork
+    from collections.abc import Collection, Iterator, Mapping
+
+    from ipam.address import IPAddress, IPNetwork
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +33,100 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A run of addresses with one owner.
+    """A run of addresses with one owner; raises `InvalidBlock` unless every ordinal is either held or free.
 
     `affinity` is the owning node or None. `holders` maps an ordinal (the offset from the block's first address) to its
     holder. `free` lists the unassigned ordinals, head first: assignment takes the head, release appends, so that
-    an address rests as long as possible. `sequence` grows by one with every write; `ordinal_sequence` maps an
-    ordinal to the block sequence at its last assignment or release.
+    an address rests as long as possible. `sequence` grows by one with every change; `ordinal_sequence` maps an
+    ordinal to the block's sequence at its last assignment or release.
     """
 
     cidr: IPNetwork
     affinity: str | None
     claimed_at: float
-    holders: dict[int, Holder]
+    holders: Mapping[int, Holder]
     free: tuple[int, ...]
     sequence: int = 0
-    ordinal_sequence: dict[int, int] | None = None
+    ordinal_sequence: Mapping[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check that the block's size is allowed and that no ordinal is lost or listed twice."""
+        allowed = BLOCK_PREFIX_LENGTHS[self.cidr.version]
+        if self.cidr.prefixlen not in allowed:
+            raise InvalidBlock(
+                f"block {self.cidr}: its prefix length is outside /{allowed[0]} to /{allowed[-1]}; restore the record"
+            )
+        if sorted([*self.holders, *self.free]) != list(range(self.size)):
+            raise InvalidBlock(
+                f"block {self.cidr}: {len(self.holders)} held and {len(self.free)} free ordinals are not each of its "
+                f"{self.size} ordinals once; restore the record"
+            )
+
+    @classmethod
+    def claimed(cls, cidr: IPNetwork, *, node: str, at: float) -> Block:
+        """Return a new block of this node's with every address free, claimed at this time in epoch seconds."""
+        return cls(cidr, node, at, holders={}, free=tuple(range(cidr.num_addresses)))
+
+    @property
+    def version(self) -> int:
+        """The IP version, 4 or 6."""
+        return self.cidr.version
+
+    @property
+    def size(self) -> int:
+        """How many addresses the block has; all of them can be assigned."""
+        return self.cidr.num_addresses
+
+    @property
+    def in_use(self) -> int:
+        """How many addresses are held."""
+        return len(self.holders)
+
+    def address_at(self, ordinal: int) -> IPAddress:
+        """Return the address with this ordinal."""
+        return self.cidr[ordinal]
+
+    def assignments(self) -> Iterator[tuple[IPAddress, Holder]]:
+        """Yield every held address and its holder, lowest address first."""
+        for ordinal in sorted(self.holders):
+            yield self.address_at(ordinal), self.holders[ordinal]
+
+    def ordinals_of_handle(self, handle: str) -> tuple[int, ...]:
+        """Return the ordinals held under a handle, lowest first."""
+        return tuple(sorted(ordinal for ordinal, holder in self.holders.items() if holder.handle == handle))
+
+    def ordinals_of_node(self, node: str) -> tuple[int, ...]:
+        """Return the ordinals held by workloads of a node, lowest first."""
+        return tuple(sorted(ordinal for ordinal, holder in self.holders.items() if holder.node == node))
+
+    def holding_nodes(self) -> frozenset[str]:
+        """Return the nodes whose workloads hold addresses of the block."""
+        return frozenset(holder.node for holder in self.holders.values())
+
+    def assign(self, holder: Holder) -> tuple[Block, IPAddress]:
+        """Return the block with the head of the free list held, and that address; the block must have a free one."""
+        ordinal, *rest = self.free
+        sequence = self.sequence + 1
+        block = replace(
+            self,
+            holders={**self.holders, ordinal: holder},
+            free=tuple(rest),
+            sequence=sequence,
+            ordinal_sequence={**self.ordinal_sequence, ordinal: sequence},
+        )
+        return block, self.address_at(ordinal)
+
+    def release(self, ordinals: Collection[int]) -> Block:
+        """Return the block with these held ordinals free, at the tail of the free list in the order given."""
+        sequence = self.sequence + 1
+        return replace(
+            self,
+            holders={ordinal: holder for ordinal, holder in self.holders.items() if ordinal not in ordinals},
+            free=(*self.free, *ordinals),
+            sequence=sequence,
+            ordinal_sequence={**self.ordinal_sequence, **dict.fromkeys(ordinals, sequence)},
+        )
+
+    def disown(self) -> Block:
+        """Return the block with no owner; who holds its addresses goes on holding them."""
+        return replace(self, affinity=None, sequence=self.sequence + 1)

@@ -3,6 +3,7 @@
 IpamError
 ├── InvalidPool        a pool that breaks a rule: fix its definition
 ├── PoolConflict       pools that overlap: change one of them
+├── InvalidBlock       a block's record contradicts itself: restore it
 └── Refused            a request that cannot be had now; the message tells the user why and what to do
     ├── UnknownPool        a pool was asked for by a name that does not exist
     ├── PoolDisabled       a pool was asked for by name and is disabled
@@ -21,6 +22,10 @@ class InvalidPool(IpamError):
 
 class PoolConflict(IpamError):
     """A pool overlaps another one."""
+
+
+class InvalidBlock(IpamError):
+    """A block loses an ordinal, lists one twice, or has a size no block has."""
 
 
 class Refused(IpamError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 from dataclasses import dataclass
 from enum import Enum
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from ipam.errors import InvalidPool, PoolConflict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Iterator
 
     from ipam.address import IPAddress, IPNetwork
 
@@ -80,6 +81,36 @@ class Pool:
     def block_of(self, address: IPAddress) -> IPNetwork:
         """Return the CIDR of the block this address lies in; the address must lie in the pool."""
         return type(self.cidr)((int(address), self.block_prefix_length), strict=False)
+
+    def contains(self, cidr: IPNetwork) -> bool:
+        """Tell whether every address of this network lies in the pool."""
+        return cidr.version == self.version and cidr.prefixlen >= self.cidr.prefixlen and cidr.overlaps(self.cidr)
+
+    def indexes_in(self, cidr: IPNetwork) -> range:
+        """Return the indexes of the pool's blocks that share an address with this network; empty if none does.
+
+        The network may be of another size than the pool's blocks: one left behind by an earlier pool, say.
+        """
+        if cidr.version != self.version or not cidr.overlaps(self.cidr):
+            return range(0)
+        base = int(self.cidr.network_address)
+        shift = self.cidr.max_prefixlen - self.block_prefix_length
+        first = max(int(cidr.network_address) - base, 0) >> shift
+        last = min(int(cidr.broadcast_address) - base, self.cidr.num_addresses - 1) >> shift
+        return range(first, last + 1)
+
+    def candidates(self, node: str, taken: Collection[int]) -> Iterator[IPNetwork]:
+        """Yield the blocks whose index is not taken, in the order in which this node should try them.
+
+        The order starts at a stable hash of the node's name and wraps, so that nodes rarely meet. Lazy: an IPv6 pool
+        may have 2**50 blocks.
+        """
+        digest = hashlib.blake2b(node.encode(), digest_size=8).digest()
+        start = int.from_bytes(digest, "big") % self.block_count
+        for offset in range(self.block_count):
+            index = (start + offset) % self.block_count
+            if index not in taken:
+                yield self.block_at(index)
 
 
 def check_overlaps(pools: Iterable[Pool]) -> None:
