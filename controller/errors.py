@@ -7,7 +7,8 @@ TortieError
 ├── TransientError           it may work later: back off and retry
 │   ├── StoreUnavailable     the store does not answer, or answers with a server error
 │   ├── SpeakerUnavailable   the BGP sidecar's socket is not there
-│   └── AgentUnavailable     the agent's socket is not there
+│   ├── AgentUnavailable     the agent's socket is not there
+│   └── KernelUnavailable    the kernel did not answer a netlink message in time
 └── PermanentError           it will not work by trying again: stop that object and report
     ├── StoreDenied          the store refuses the credentials
     ├── MalformedRecord      a record in the store does not decode; names the key
@@ -59,6 +60,10 @@ class SpeakerUnavailable(TransientError):
 
 class AgentUnavailable(TransientError):
     """The agent's socket is not there or went away."""
+
+
+class KernelUnavailable(TransientError):
+    """The kernel did not answer a netlink message in time, or its answer was lost."""
 
 
 class PermanentError(TortieError):

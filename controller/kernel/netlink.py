@@ -1,0 +1,273 @@
+"""Packed rtnetlink messages, and the one exchange with the kernel that carries them.
+
+A batch of requests goes to the kernel in one datagram, and only its last request asks for an acknowledgement: the
+kernel reports every request it refuses anyway, so nothing is lost and 500 requests cost two system calls
+(net/netlink/af_netlink.c, netlink_rcv_skb). The kernel works on a batch inside our send(), so by the time send()
+returns the answers are queued; the deadline is there for the case that one is not.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from controller.errors import KernelRefused, KernelUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+# include/uapi/linux/netlink.h
+NLMSG_ERROR: Final = 2
+NLMSG_DONE: Final = 3
+NLM_F_REQUEST: Final = 0x1
+NLM_F_ACK: Final = 0x4
+NLM_F_DUMP_INTR: Final = 0x10
+NLM_F_DUMP: Final = 0x300
+NLM_F_REPLACE: Final = 0x100
+NLM_F_EXCL: Final = 0x200
+NLM_F_CREATE: Final = 0x400
+NLM_F_ACK_TLVS: Final = 0x200
+NLA_F_NESTED: Final = 0x8000
+NLMSGERR_ATTR_MSG: Final = 1
+_SOL_NETLINK: Final = 270
+_NETLINK_CAP_ACK: Final = 10
+_NETLINK_EXT_ACK: Final = 11
+_NETLINK_GET_STRICT_CHK: Final = 12
+# include/uapi/asm-generic/socket.h; with CAP_NET_ADMIN it goes beyond net.core.rmem_max.
+SO_RCVBUFFORCE: Final = 33
+
+HEADER: Final = struct.Struct("=IHHII")
+_ATTRIBUTE: Final = struct.Struct("=HH")
+_ERROR_NUMBER: Final = struct.Struct("=i")
+#: The kernel builds answers of at most 32 KiB (netlink_recvmsg); this leaves room.
+DATAGRAM_BYTES: Final = 128 * 1024
+_BATCH_REQUESTS: Final = 500
+_BATCH_BYTES: Final = 64 * 1024
+_RECEIVE_BUFFER_BYTES: Final = 8 * 1024 * 1024
+_DUMP_ATTEMPTS: Final = 20
+
+
+class Request(NamedTuple):
+    """One message: its type, its flags besides NLM_F_REQUEST and NLM_F_ACK, and everything after the header."""
+
+    kind: int
+    flags: int
+    body: bytes
+
+
+class Refusal(NamedTuple):
+    """A request the kernel did not carry out: its place among the requests, the errno and the kernel's own words."""
+
+    position: int
+    error_number: int
+    text: str
+
+
+def attribute(kind: int, payload: bytes) -> bytes:
+    """Return an attribute, padded to four bytes."""
+    return _ATTRIBUTE.pack(4 + len(payload), kind) + payload + bytes(-len(payload) % 4)
+
+
+def nested(kind: int, *attributes: bytes) -> bytes:
+    """Return an attribute that holds attributes."""
+    return attribute(kind | NLA_F_NESTED, b"".join(attributes))
+
+
+def attributes(data: bytes, offset: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the type (without its flag bits) and the payload of every attribute from an offset on."""
+    end = len(data)
+    while offset + 4 <= end:
+        length, kind = _ATTRIBUTE.unpack_from(data, offset)
+        if length < 4:  # noqa: PLR2004  an attribute's own header; a shorter one would never end this loop
+            return
+        yield kind & 0x3FFF, data[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+
+
+def messages(datagram: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Yield the type, flags, sequence number and body of every message of a datagram."""
+    offset = 0
+    end = len(datagram)
+    while offset + 16 <= end:
+        length, kind, flags, sequence, _ = HEADER.unpack_from(datagram, offset)
+        if length < HEADER.size or offset + length > end:
+            raise KernelUnavailable(
+                f"a netlink answer of {end} bytes is cut short at byte {offset}; asking again is safe"
+            )
+        yield kind, flags, sequence, datagram[offset + 16 : offset + length]
+        offset += (length + 3) & ~3
+
+
+class NetlinkSocket:
+    """An rtnetlink socket of the network namespace it was opened in. One thread at a time may use it.
+
+    After `KernelUnavailable` the socket is a new one (late answers to the old one can no longer be taken for answers
+    to something else) with the same port number, by which events of our own making are told from others'.
+    """
+
+    def __init__(self, *, timeout_seconds: float = 5.0) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._sequence = 0
+        self._socket = self._opened(0)
+        #: The kernel puts this number into every event that a request of ours causes.
+        self.port_id: Final[int] = self._socket.getsockname()[0]
+
+    def close(self) -> None:
+        """Close the socket; it may not be used afterwards."""
+        self._socket.close()
+
+    def exchange(self, requests: Sequence[Request]) -> list[Refusal]:
+        """Send every request, in order, and return those the kernel refused; the others are done.
+
+        A refused request does not stop those after it. Raises `KernelUnavailable` when an answer is lost: any of the
+        requests may then have been carried out or not.
+        """
+        refusals: list[Refusal] = []
+        start = 0
+        while start < len(requests):
+            first_sequence = self._sequence + 1
+            batch, count = self._packed(requests, start)
+            last_sequence = self._sequence
+            for sequence, number, text in self._answers(batch, last_sequence):
+                if number and first_sequence <= sequence:
+                    refusals.append(Refusal(start + sequence - first_sequence, number, text))
+            start += count
+        return refusals
+
+    def require(self, what: str, requests: Sequence[Request]) -> None:
+        """Send every request and raise `KernelRefused` for the first that was refused."""
+        for refusal in self.exchange(requests):
+            raise KernelRefused(f"{what} (step {refusal.position + 1})", refusal.error_number, refusal.text)
+
+    def dump(self, kind: int, body: bytes) -> list[bytes]:
+        """Return the body of every object of this type, all from one instant as far as the kernel can tell.
+
+        A dump during which the table changed is repeated. Raises `KernelRefused` if the kernel refuses the request.
+        """
+        for _ in range(_DUMP_ATTEMPTS):
+            found = self._dump_once(kind, body)
+            if found is not None:
+                return found
+        raise KernelUnavailable(f"a dump was interrupted by changes {_DUMP_ATTEMPTS} times in a row; try again later")
+
+    def get(self, kind: int, body: bytes) -> bytes | None:
+        """Return the body of one object, or None if there is none (ENODEV, ENOENT)."""
+        self._sequence += 1
+        asked = HEADER.pack(16 + len(body), kind, NLM_F_REQUEST, self._sequence, 0) + body
+        self._send(asked)
+        while True:
+            for answered, _, sequence, payload in messages(self._received()):
+                if sequence != self._sequence:
+                    continue
+                if answered != NLMSG_ERROR:
+                    return payload
+                number = -_ERROR_NUMBER.unpack_from(payload)[0]
+                if number in {errno.ENODEV, errno.ENOENT}:
+                    return None
+                raise KernelRefused(f"request of type {kind}", number, os.strerror(number))
+
+    def _packed(self, requests: Sequence[Request], start: int) -> tuple[bytearray, int]:
+        batch = bytearray()
+        count = 0
+        last = min(len(requests), start + _BATCH_REQUESTS)
+        sequence = self._sequence
+        previous = 0
+        pack = HEADER.pack
+        for kind, flags, body in requests[start:last]:
+            if len(batch) + len(body) > _BATCH_BYTES and count:
+                break
+            previous = len(batch)
+            sequence += 1
+            count += 1
+            batch += pack(16 + len(body), kind, flags | NLM_F_REQUEST, sequence, 0)
+            batch += body
+        # Every body is a multiple of four bytes long, so messages are aligned as they stand. The last one asks for an
+        # acknowledgement: it ends the batch.
+        kind, flags, body = requests[start + count - 1]
+        HEADER.pack_into(batch, previous, 16 + len(body), kind, flags | NLM_F_REQUEST | NLM_F_ACK, sequence, 0)
+        self._sequence = sequence
+        return batch, count
+
+    def _answers(self, batch: bytearray, last_sequence: int) -> Iterator[tuple[int, int, str]]:
+        self._send(batch)
+        while True:
+            for kind, flags, sequence, body in messages(self._received()):
+                if kind != NLMSG_ERROR:
+                    continue
+                number = -_ERROR_NUMBER.unpack_from(body)[0]
+                yield sequence, number, _text(number, flags, body) if number else ""
+                if sequence == last_sequence:
+                    return
+
+    def _dump_once(self, kind: int, body: bytes) -> list[bytes] | None:
+        self._sequence += 1
+        self._send(HEADER.pack(16 + len(body), kind, NLM_F_REQUEST | NLM_F_DUMP, self._sequence, 0) + body)
+        found: list[bytes] = []
+        interrupted = False
+        while True:
+            for answered, flags, sequence, payload in messages(self._received()):
+                if sequence != self._sequence:
+                    continue
+                interrupted = interrupted or bool(flags & NLM_F_DUMP_INTR)
+                if answered not in {NLMSG_ERROR, NLMSG_DONE}:
+                    found.append(payload)
+                    continue
+                number = -_ERROR_NUMBER.unpack_from(payload)[0]
+                if interrupted or number == errno.EINTR:
+                    return None
+                if number > 0:
+                    raise KernelRefused(f"dump of type {kind}", number, os.strerror(number))
+                return found
+
+    def _send(self, datagram: bytes | bytearray) -> None:
+        try:
+            self._socket.send(datagram)
+        except OSError as error:
+            self._reopen()
+            raise KernelUnavailable(f"netlink messages could not be sent: {error}; the socket was reopened") from error
+
+    def _received(self) -> bytes:
+        try:
+            return self._socket.recv(DATAGRAM_BYTES)
+        except TimeoutError as error:
+            self._reopen()
+            raise KernelUnavailable(
+                f"no answer to a netlink message within {self._timeout_seconds:g} s; the socket was reopened"
+            ) from error
+        except OSError as error:
+            self._reopen()
+            raise KernelUnavailable(f"a netlink answer was lost: {error}; the socket was reopened") from error
+
+    def _reopen(self) -> None:
+        self._socket.close()
+        self._socket = self._opened(self.port_id)
+
+    def _opened(self, port_id: int) -> socket.socket:
+        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        try:
+            opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
+            opened.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+            opened.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+            opened.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
+            opened.bind((port_id, 0))
+            opened.settimeout(self._timeout_seconds)
+        except OSError as error:
+            opened.close()
+            raise KernelRefused(
+                "opening a netlink socket (it needs CAP_NET_ADMIN)", error.errno or 0, error.strerror or str(error)
+            ) from error
+        return opened
+
+
+def _text(number: int, flags: int, body: bytes) -> str:
+    """Return the errno's text and, where the kernel gave one, its own explanation (NLMSGERR_ATTR_MSG)."""
+    text = os.strerror(number)
+    # The errno is followed by the header of the request, whose own body NETLINK_CAP_ACK leaves out.
+    if flags & NLM_F_ACK_TLVS:
+        for kind, payload in attributes(body, 4 + HEADER.size):
+            if kind == NLMSGERR_ATTR_MSG:
+                text += f": {payload.rstrip(bytes(1)).decode(errors='replace')}"
+    return text

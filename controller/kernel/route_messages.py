@@ -1,0 +1,135 @@
+"""Routes of ours as rtnetlink bodies, and back; pure.
+
+A route's identity in the kernel is its prefix and metric; the protocol number only marks whose it is. So additions are
+exclusive or replace, as the caller asks, and removals match on protocol and metric: nobody else's route can be hit
+(net/ipv4/fib_trie.c, net/ipv6/route.c).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import struct
+from typing import TYPE_CHECKING, Final
+
+from controller.kernel.netlink import attribute, attributes
+from controller.ports import ROUTE_METRIC, ROUTE_PROTOCOL, KernelRoute, NextHop, RouteKind
+
+if TYPE_CHECKING:
+    from ipam.address import IPAddress, IPNetwork
+
+# include/uapi/linux/rtnetlink.h
+RTM_NEWROUTE: Final = 24
+RTM_DELROUTE: Final = 25
+RTM_GETROUTE: Final = 26
+RT_TABLE_MAIN: Final = 254
+RT_SCOPE_UNIVERSE: Final = 0
+RT_SCOPE_LINK: Final = 253
+RT_SCOPE_NOWHERE: Final = 255
+RTN_UNICAST: Final = 1
+RTN_BLACKHOLE: Final = 6
+RTA_DST: Final = 1
+RTA_OIF: Final = 4
+RTA_GATEWAY: Final = 5
+RTA_PRIORITY: Final = 6
+RTA_MULTIPATH: Final = 9
+RTA_VIA: Final = 18
+#: rtmsg: family, prefix length, source prefix length, TOS, table, protocol, scope, type, flags.
+RTMSG: Final = struct.Struct("=BBBBBBBBI")
+_NEXT_HOP: Final = struct.Struct("=HBBi")
+_FAMILY: Final = struct.Struct("=H")
+_INDEX: Final = struct.Struct("=I")
+_METRIC_ATTRIBUTE: Final = attribute(RTA_PRIORITY, _INDEX.pack(ROUTE_METRIC))
+
+_FAMILY_BY_VERSION: Final = {4: int(socket.AF_INET), 6: int(socket.AF_INET6)}
+
+
+def dump_request(version: int) -> bytes:
+    """Return the body that asks for our routes of the main table; with strict checking the kernel filters them."""
+    return RTMSG.pack(_FAMILY_BY_VERSION[version], 0, 0, 0, RT_TABLE_MAIN, ROUTE_PROTOCOL, 0, 0, 0)
+
+
+def addition(route: KernelRoute) -> bytes:
+    """Return the body of RTM_NEWROUTE for this route."""
+    prefix = route.prefix
+    hops = route.next_hops
+    kind, scope, how = RTN_BLACKHOLE, RT_SCOPE_UNIVERSE, b""
+    if route.kind is RouteKind.UNICAST:
+        kind = RTN_UNICAST
+        if all(hop.gateway is None for hop in hops):
+            scope = RT_SCOPE_LINK
+        if len(hops) == 1:
+            how = _gateway(prefix.version, hops[0].gateway) + attribute(RTA_OIF, _INDEX.pack(hops[0].link_index))
+        else:
+            how = attribute(RTA_MULTIPATH, b"".join(_path(prefix.version, hop) for hop in hops))
+    head = RTMSG.pack(
+        _FAMILY_BY_VERSION[prefix.version], prefix.prefixlen, 0, 0, RT_TABLE_MAIN, ROUTE_PROTOCOL, scope, kind, 0
+    )
+    return head + attribute(RTA_DST, prefix.network_address.packed) + _METRIC_ATTRIBUTE + how
+
+
+def removal(prefix: IPNetwork) -> bytes:
+    """Return the body of RTM_DELROUTE for our route of this prefix, whatever its kind and next hops."""
+    family = _FAMILY_BY_VERSION[prefix.version]
+    head = RTMSG.pack(family, prefix.prefixlen, 0, 0, RT_TABLE_MAIN, ROUTE_PROTOCOL, RT_SCOPE_NOWHERE, 0, 0)
+    return head + attribute(RTA_DST, prefix.network_address.packed) + _METRIC_ATTRIBUTE
+
+
+def parsed(body: bytes) -> KernelRoute | None:
+    """Return the route a dumped body describes, or None if it is not one of ours.
+
+    A route with our mark of a kind we never make (somebody changed it) has no next hops, and so equals none we want.
+    """
+    family, length, _, tos, table, protocol, _, kind, _ = RTMSG.unpack_from(body)
+    found = dict(attributes(body, RTMSG.size))
+    metric = _INDEX.unpack(found.get(RTA_PRIORITY, bytes(4)))[0]
+    if (protocol, table, metric, tos) != (ROUTE_PROTOCOL, RT_TABLE_MAIN, ROUTE_METRIC, 0):
+        return None
+    prefix: IPNetwork
+    if family == socket.AF_INET:
+        prefix = ipaddress.IPv4Network((found.get(RTA_DST, bytes(4)), length))
+    else:
+        prefix = ipaddress.IPv6Network((found.get(RTA_DST, bytes(16)), length))
+    if kind == RTN_BLACKHOLE:  # IPv6 shows blackholes on `lo`
+        return KernelRoute(prefix, RouteKind.BLACKHOLE)
+    if kind != RTN_UNICAST:
+        return KernelRoute(prefix, RouteKind.UNICAST)
+    hops = _paths(found[RTA_MULTIPATH]) if RTA_MULTIPATH in found else [_next_hop(found, _index(found))]
+    return KernelRoute(prefix, RouteKind.UNICAST, tuple(sorted(hops, key=_order)))
+
+
+def _gateway(version: int, gateway: IPAddress | None) -> bytes:
+    if gateway is None:
+        return b""
+    if gateway.version == version:
+        return attribute(RTA_GATEWAY, gateway.packed)
+    return attribute(RTA_VIA, _FAMILY.pack(_FAMILY_BY_VERSION[gateway.version]) + gateway.packed)
+
+
+def _path(version: int, hop: NextHop) -> bytes:
+    gateway = _gateway(version, hop.gateway)
+    return _NEXT_HOP.pack(_NEXT_HOP.size + len(gateway), 0, 0, hop.link_index) + gateway
+
+
+def _paths(data: bytes) -> list[NextHop]:
+    hops = []
+    offset = 0
+    while offset + _NEXT_HOP.size <= len(data):
+        length, _, _, link_index = _NEXT_HOP.unpack_from(data, offset)
+        hops.append(_next_hop(dict(attributes(data[offset : offset + length], _NEXT_HOP.size)), link_index))
+        offset += max((length + 3) & ~3, _NEXT_HOP.size)
+    return hops
+
+
+def _index(found: dict[int, bytes]) -> int:
+    return int(_INDEX.unpack(found.get(RTA_OIF, bytes(4)))[0])
+
+
+def _next_hop(found: dict[int, bytes], link_index: int) -> NextHop:
+    # RTA_VIA holds a family of two bytes, then the address.
+    packed = found.get(RTA_GATEWAY) or found.get(RTA_VIA, b"")[_FAMILY.size :]
+    return NextHop(ipaddress.ip_address(packed) if packed else None, link_index)
+
+
+def _order(hop: NextHop) -> tuple[bytes, int]:
+    return (hop.gateway.packed if hop.gateway else b"", hop.link_index)
