@@ -48,7 +48,10 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Delete a key. With `expected` None an absent key is no error; otherwise the key must have that version."""
+    """Delete a key. With `expected` None an absent key is no error; otherwise the key must have that version.
+
+    With a version it counts as two of MAX_OPERATIONS: Consul has to be asked for the check and the deletion apart.
+    """
 
     key: str
     expected: Version | None
@@ -102,8 +105,9 @@ class Store(Protocol):
         ...
 
     async def commit(self, operations: Sequence[Operation]) -> dict[str, Version]:
-        """Apply all operations or none, and return the new version of every key written.
+        """Apply all operations or none, and return the version of every key written.
 
+        Writing the value a key already has changes nothing, its version included. A key may be named only once.
         Raises `ConflictError` if any expected version did not hold, `TooManyOperations` beyond MAX_OPERATIONS.
         `StoreUnavailable` leaves open whether it was applied: the caller reads again before it acts.
         """
@@ -113,7 +117,8 @@ class Store(Protocol):
         """Deliver a `Snapshot` of the prefix, then `Changes`, for as long as the iterator is consumed.
 
         Never raises for a store that is down, also at the start: it delivers one `Interrupted` per outage, retries
-        with jittered backoff, and afterwards delivers the `Changes` since its last delivery (or the first `Snapshot`).
+        with jittered backoff, and afterwards delivers the `Changes` since its last delivery (or the first `Snapshot`),
+        even if there are none: that is how the consumer learns that the outage is over. Ends when the store is closed.
         """
         ...
 

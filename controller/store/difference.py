@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from controller.ports import Changes, Snapshot
+from controller.ports import Changes, Interrupted, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,16 +13,28 @@ if TYPE_CHECKING:
 
 
 class Delivered:
-    """Everything under one prefix as the consumer of a watch knows it."""
+    """Everything under one prefix as the consumer of a watch knows it, and whether it knows of an outage."""
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] | None = None
+        self._interrupted = False
 
     def advance(self, entries: Mapping[str, Entry]) -> Snapshot | Changes | None:
-        """Take the entries as delivered, and return the event that says so; None when the consumer knows it all."""
+        """Take the entries as delivered, and return the event that says so; None when there is nothing to say.
+
+        After an interruption there is always something to say, if only that it is over.
+        """
         known, self._entries = self._entries, dict(entries)
+        resumed, self._interrupted = self._interrupted, False
         if known is None:
             return Snapshot(self._entries.copy())
         written = {key: entry for key, entry in entries.items() if known.get(key) != entry}
         deleted = frozenset(known.keys() - entries.keys())
-        return Changes(written, deleted) if written or deleted else None
+        return Changes(written, deleted) if written or deleted or resumed else None
+
+    def interrupt(self, reason: str) -> Interrupted | None:
+        """Return the event that tells of an outage; None when the consumer knows of it already."""
+        if self._interrupted:
+            return None
+        self._interrupted = True
+        return Interrupted(reason)

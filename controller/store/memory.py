@@ -12,6 +12,7 @@ from controller.errors import StoreUnavailable
 from controller.ports import ABSENT, Delete, Entry, Put, Version
 from controller.store.difference import Delivered
 from controller.store.transaction import check_operations, check_prefix, check_versions
+from controller.store.wakes import Wakes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Sequence
@@ -25,7 +26,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
         self._revision = 0
-        self._prefix_by_wake: dict[asyncio.Event, str] = {}
+        self._wakes = Wakes()
         self._closed = False
 
     async def get(self, keys: Collection[str]) -> dict[str, Entry]:
@@ -51,31 +52,26 @@ class MemoryStore:
                 versions[operation.key] = self._put(operation)
             elif isinstance(operation, Delete):
                 self._entries.pop(operation.key, None)
-        self._wake([operation.key for operation in operations])
+        self._wakes.written([operation.key for operation in operations])
         return versions
 
     async def watch(self, prefix: str) -> AsyncGenerator[WatchEvent, None]:
         """Deliver a `Snapshot` of the prefix, then `Changes`; ends when the store is closed."""
         check_prefix(prefix)
         delivered = Delivered()
-        wake = asyncio.Event()
-        self._prefix_by_wake[wake] = prefix
-        try:
+        with self._wakes.following(prefix) as wake:
             while not self._closed:
                 wake.clear()
                 event = delivered.advance(self._under(prefix))
                 if event is not None:
                     yield event
                 await wake.wait()
-        finally:
-            del self._prefix_by_wake[wake]
 
     async def close(self) -> None:
         """Forget everything and end the watches."""
         self._closed = True
         self._entries.clear()
-        for wake in self._prefix_by_wake:
-            wake.set()
+        self._wakes.all()
 
     async def _open(self) -> None:
         # Every real store lets other tasks run while it is asked; what must hold across that is seen here too.
@@ -95,8 +91,3 @@ class MemoryStore:
         if present is None or present.value != put.value:
             present = self._entries[put.key] = Entry(put.value, Version(self._revision))
         return present.version
-
-    def _wake(self, keys: Collection[str]) -> None:
-        for wake, prefix in self._prefix_by_wake.items():
-            if any(key.startswith(prefix) for key in keys):
-                wake.set()

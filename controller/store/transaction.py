@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from controller.errors import ConflictError, RefusedError, TooManyOperations
-from controller.ports import MAX_OPERATIONS, MAX_VALUE_BYTES, Put
+from controller.ports import MAX_OPERATIONS, MAX_VALUE_BYTES, Delete, Put
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from controller.ports import Operation, Version
 
@@ -25,9 +25,11 @@ _OPERATION_OVERHEAD_BYTES: Final = 128
 
 def check_operations(operations: Sequence[Operation]) -> None:
     """Raise `TooManyOperations` or `RefusedError` unless every store could take these operations together."""
-    if len(operations) > MAX_OPERATIONS:
+    count = operation_count(operations)
+    if count > MAX_OPERATIONS:
         raise TooManyOperations(
-            f"a transaction of {len(operations)} operations; at most {MAX_OPERATIONS} go into one, so split it"
+            f"a transaction of {count} operations (a guarded deletion counts as two); at most {MAX_OPERATIONS} go into "
+            f"one, so split it"
         )
     seen: set[str] = set()
     request_bytes = 0
@@ -46,6 +48,11 @@ def check_operations(operations: Sequence[Operation]) -> None:
         raise TooManyOperations(
             f"a transaction of about {request_bytes} bytes; at most {MAX_REQUEST_BYTES} go into one, so split it"
         )
+
+
+def operation_count(operations: Iterable[Operation]) -> int:
+    """Return how many of MAX_OPERATIONS they use; a `Delete` that expects a version uses two."""
+    return sum(2 if isinstance(operation, Delete) and operation.expected else 1 for operation in operations)
 
 
 def check_key(key: str) -> None:
