@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from controller.errors import MalformedRecord
-from ipam.errors import IpamError
+from controller.datamodel.codec import decoded, encoded
 from ipam.pool import AssignmentMode, Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from ipaddress import IPv4Address, IPv6Address
 
     from ipam.address import IPAddress
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +41,7 @@ class Node:
 
 def encode_node(node: Node) -> bytes:
     """Return a node's record."""
-    return _encoded(
+    return encoded(
         {
             "name": node.name,
             "as_number": node.as_number,
@@ -67,12 +62,12 @@ def decode_node(key: str, value: bytes) -> Node:
             ipv6=None if fields.get("ipv6") is None else ipaddress.IPv6Address(fields["ipv6"]),
         )
 
-    return _decoded(key, value, build)
+    return decoded(key, value, build)
 
 
 def encode_pool(pool: Pool) -> bytes:
     """Return a pool's record."""
-    return _encoded(
+    return encoded(
         {
             "name": pool.name,
             "cidr": str(pool.cidr),
@@ -101,18 +96,4 @@ def decode_pool(key: str, value: bytes) -> Pool:
             disable_bgp_export=bool(fields.get("disable_bgp_export", False)),
         )
 
-    return _decoded(key, value, build)
-
-
-def _encoded(fields: dict[str, Any]) -> bytes:
-    return json.dumps(fields, separators=(",", ":"), sort_keys=True).encode()
-
-
-def _decoded(key: str, value: bytes, build: Callable[[dict[str, Any]], T]) -> T:
-    try:
-        fields = json.loads(value)
-        if not isinstance(fields, dict):
-            raise MalformedRecord(key, "not a JSON object")
-        return build(fields)
-    except (ValueError, KeyError, TypeError, IpamError) as error:
-        raise MalformedRecord(key, f"{type(error).__name__}: {error}") from error
+    return decoded(key, value, build)
