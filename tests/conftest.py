@@ -1,4 +1,4 @@
-"""What tests of several directories share: a real Consul server."""
+"""What tests of several directories share: a real Consul server. And no run passes that left a test out."""
 
 from __future__ import annotations
 
@@ -117,6 +117,18 @@ class ConsulServer:
             self._process.kill()
             self._process.wait()
         self._process = None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run in which a test was skipped or was expected to fail: a promise nobody checked is not kept."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or session.exitstatus != pytest.ExitCode.OK:
+        return
+    left_out = [report for outcome in ("skipped", "xfailed", "xpassed") for report in reporter.stats.get(outcome, [])]
+    if left_out:
+        reporter.write_line(f"\nfailed: {len(left_out)} left out, and every test must run (see the summary)", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")

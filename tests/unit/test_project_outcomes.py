@@ -1,0 +1,53 @@
+"""A test run in which anything was left out does not pass."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CONFTEST = Path(__file__).parents[1] / "conftest.py"
+
+
+def _run_pytest(directory: Path, test: str) -> subprocess.CompletedProcess[str]:
+    shutil.copy(CONFTEST, directory)
+    (directory / "pytest.ini").write_text("[pytest]\n")
+    (directory / "test_sample.py").write_text(test)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "."]
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_a_run_in_which_every_test_passes_passes(tmp_path: Path) -> None:
+    """The rule against leaving out stands in nobody's way."""
+    finished = _run_pytest(tmp_path, "def test_it(): pass\n")
+    assert finished.returncode == pytest.ExitCode.OK, finished.stdout
+    assert "1 passed" in finished.stdout
+
+
+@pytest.mark.parametrize(
+    "left_out",
+    [
+        "import pytest\n@pytest.mark.skip(reason='no root')\ndef test_that(): pass\n",
+        "import pytest\ndef test_that(): pytest.skip('no root')\n",
+        "import pytest\npytest.skip('no root', allow_module_level=True)\n",
+        "import pytest\n@pytest.mark.xfail\ndef test_that(): assert False\n",
+        "import pytest\n@pytest.mark.xfail\ndef test_that(): pass\n",
+    ],
+    ids=["skip mark", "skip", "skipped module", "expected failure", "unexpected pass"],
+)
+def test_a_run_that_left_a_test_out_fails(tmp_path: Path, left_out: str) -> None:
+    """Whatever was left out, the exit code is that of failed tests, and the output says why."""
+    (tmp_path / "test_other.py").write_text("def test_it(): pass\n")
+    finished = _run_pytest(tmp_path, left_out)
+    assert finished.returncode == pytest.ExitCode.TESTS_FAILED, finished.stdout
+    assert "1 left out" in finished.stdout
+
+
+def test_a_failed_test_is_reported_as_ever(tmp_path: Path) -> None:
+    """The rule adds nothing to a run that has failed anyway."""
+    finished = _run_pytest(tmp_path, "def test_it(): assert False\n")
+    assert finished.returncode == pytest.ExitCode.TESTS_FAILED
+    assert "left out" not in finished.stdout
