@@ -39,6 +39,10 @@ RTMSG: Final = struct.Struct("=BBBBBBBBI")
 _NEXT_HOP: Final = struct.Struct("=HBBi")
 _FAMILY: Final = struct.Struct("=H")
 _INDEX: Final = struct.Struct("=I")
+#: One attribute of four bytes.
+_LINK: Final = struct.Struct("=HHI")
+#: What every addition starts with, packed at once since it is packed very often: rtmsg, metric, head of the prefix.
+_HEAD: Final = struct.Struct("=BBBBBBBBI HHI HH")
 _METRIC_ATTRIBUTE: Final = attribute(RTA_PRIORITY, _INDEX.pack(ROUTE_METRIC))
 
 _FAMILY_BY_VERSION: Final = {4: int(socket.AF_INET), 6: int(socket.AF_INET6)}
@@ -52,20 +56,30 @@ def dump_request(version: int) -> bytes:
 def addition(route: KernelRoute) -> bytes:
     """Return the body of RTM_NEWROUTE for this route."""
     prefix = route.prefix
+    version = prefix.version
     hops = route.next_hops
-    kind, scope, how = RTN_BLACKHOLE, RT_SCOPE_UNIVERSE, b""
-    if route.kind is RouteKind.UNICAST:
-        kind = RTN_UNICAST
-        if all(hop.gateway is None for hop in hops):
+    kind, scope, how = RTN_UNICAST, RT_SCOPE_UNIVERSE, b""
+    if route.kind is RouteKind.BLACKHOLE:
+        kind = RTN_BLACKHOLE
+    elif len(hops) == 1:
+        gateway, link_index = hops[0].gateway, hops[0].link_index
+        how = _LINK.pack(8, RTA_OIF, link_index)
+        if gateway is None:
             scope = RT_SCOPE_LINK
-        if len(hops) == 1:
-            how = _gateway(prefix.version, hops[0].gateway) + attribute(RTA_OIF, _INDEX.pack(hops[0].link_index))
         else:
-            how = attribute(RTA_MULTIPATH, b"".join(_path(prefix.version, hop) for hop in hops))
-    head = RTMSG.pack(
-        _FAMILY_BY_VERSION[prefix.version], prefix.prefixlen, 0, 0, RT_TABLE_MAIN, ROUTE_PROTOCOL, scope, kind, 0
-    )
-    return head + attribute(RTA_DST, prefix.network_address.packed) + _METRIC_ATTRIBUTE + how
+            how += _gateway(version, gateway)
+    else:
+        how = attribute(RTA_MULTIPATH, b"".join(_path(version, hop) for hop in hops))
+    packed = prefix.network_address.packed
+    return (
+        _HEAD.pack(
+            _FAMILY_BY_VERSION[version], prefix.prefixlen, 0, 0, RT_TABLE_MAIN, ROUTE_PROTOCOL, scope, kind, 0,
+            8, RTA_PRIORITY, ROUTE_METRIC,
+            4 + len(packed), RTA_DST,
+        )
+        + packed
+        + how
+    )  # fmt: skip
 
 
 def removal(prefix: IPNetwork) -> bytes:
@@ -98,16 +112,14 @@ def parsed(body: bytes) -> KernelRoute | None:
     return KernelRoute(prefix, RouteKind.UNICAST, tuple(sorted(hops, key=_order)))
 
 
-def _gateway(version: int, gateway: IPAddress | None) -> bytes:
-    if gateway is None:
-        return b""
+def _gateway(version: int, gateway: IPAddress) -> bytes:
     if gateway.version == version:
         return attribute(RTA_GATEWAY, gateway.packed)
     return attribute(RTA_VIA, _FAMILY.pack(_FAMILY_BY_VERSION[gateway.version]) + gateway.packed)
 
 
 def _path(version: int, hop: NextHop) -> bytes:
-    gateway = _gateway(version, hop.gateway)
+    gateway = b"" if hop.gateway is None else _gateway(version, hop.gateway)
     return _NEXT_HOP.pack(_NEXT_HOP.size + len(gateway), 0, 0, hop.link_index) + gateway
 
 

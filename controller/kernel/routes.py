@@ -61,7 +61,7 @@ class KernelFib:
     def apply(self, upserts: Iterable[KernelRoute], removals: Iterable[KernelRoute]) -> list[RouteFailure]:
         """Add or replace the first, then remove the second; return what failed. Removing what is gone is success."""
         with self._lock:
-            return self._upsert(list(upserts)) + self._remove([route.prefix for route in removals])
+            return self._upsert(upserts) + self._remove([route.prefix for route in removals])
 
     def _dump(self) -> dict[IPNetwork, KernelRoute]:
         known = self._route_by_body
@@ -82,9 +82,11 @@ class KernelFib:
                 return []
             raise
 
-    def _upsert(self, routes: Sequence[KernelRoute]) -> list[RouteFailure]:
-        ours = [route for route in routes if route.prefix in self._ours]
-        others = [route for route in routes if route.prefix not in self._ours]
+    def _upsert(self, routes: Iterable[KernelRoute]) -> list[RouteFailure]:
+        ours: list[KernelRoute] = []
+        others: list[KernelRoute] = []
+        for route in routes:
+            (ours if route.prefix in self._ours else others).append(route)
         failures = self._write(ours, _CREATE_OR_REPLACE)
         taken: list[RouteFailure] = []
         for failure in self._write(others, _CREATE_ONLY):
