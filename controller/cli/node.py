@@ -1,0 +1,78 @@
+"""`tortiectl node`: the node this runs on, and the removal of nodes that are gone."""
+
+from __future__ import annotations
+
+import ipaddress
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from controller.agent_client import AgentStatus, agent_status
+from controller.cli.connection import Connection, pass_connection
+from controller.cli.examples import examples
+from controller.cli.output import output_option, print_boxed, print_document
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from controller.agent_client import Session
+
+
+@click.group()
+@examples("tortiectl node status", "tortiectl node delete host7")
+def node() -> None:
+    """Show this node's state; remove a node from the cluster."""
+
+
+@node.command()
+@output_option("table", "json", "yaml")
+@pass_connection
+@click.pass_context
+@examples("tortiectl node status")
+def status(context: click.Context, connection: Connection, form: str) -> None:
+    """Ask this host's agent for its state; exit code 1 when it is not ready or a session is not established."""
+    found = agent_status(connection.agent_socket)
+    if form == "table":
+        _print_status(found)
+    else:
+        print_document(found.document, form)
+    if not found.ready or not all(session.established for session in found.sessions):
+        context.exit(1)
+
+
+@node.command()
+@click.argument("name")
+@pass_connection
+@examples("tortiectl node delete host7")
+def delete(connection: Connection, name: str) -> None:
+    """Remove a node that is gone for good: its record, its blocks and its addresses.
+
+    Stop its agent first; an agent that runs registers again.
+    """
+    from controller.assignment.removal import delete_node  # noqa: PLC0415  `node status` needs none of it
+
+    released = connection.with_store(lambda store: delete_node(store, name))
+    click.echo(f"node {name} deleted, {released} addresses released")
+
+
+def _print_status(found: AgentStatus) -> None:
+    click.echo(f"Node {found.node}, tortie {found.version}: {'ready' if found.ready else 'NOT READY'}")
+    for problem in found.problems:
+        click.echo(f"  {problem}")
+    click.echo(f"Store: {found.store}")
+    click.echo(f"Routes: {found.route_count}, {'in sync' if found.routes_in_sync else 'not in sync'}")
+    click.echo(f"BGP speaker: {'connected' if found.speaker_connected else 'not connected'}")
+    for version in (4, 6):
+        sessions = [session for session in found.sessions if ipaddress.ip_address(session.address).version == version]
+        click.echo(f"\nIPv{version} BGP status")
+        if sessions:
+            headers = ("PEER ADDRESS", "PEER TYPE", "STATE", "SINCE", "INFO")
+            print_boxed(headers, [_row(session) for session in sessions])
+        else:
+            click.echo(f"No IPv{version} peers.")
+
+
+def _row(session: Session) -> Sequence[str]:
+    since = datetime.fromtimestamp(session.since).astimezone().strftime("%Y-%m-%d %H:%M:%S") if session.since else "-"
+    return session.address, session.origin, session.state, since, session.info
