@@ -53,10 +53,23 @@ class View:
         return replace(self, block_by_cidr={cidr: block for cidr, block in blocks.items() if block is not None})
 
     def with_taken(self, cidrs: Iterable[IPNetwork]) -> View:
-        """Return the view in which exactly these blocks, and those whose content is known, exist."""
+        """Return the view in which these blocks are known to exist too."""
         found = list(cidrs)
         taken = {
-            pool.name: frozenset(index for cidr in found for index in pool.indexes_in(cidr))
+            pool.name: self.taken_by_pool.get(pool.name, frozenset()).union(
+                index for cidr in found for index in pool.indexes_in(cidr)
+            )
             for pool in self.pool_by_name.values()
         }
         return replace(self, taken_by_pool=taken)
+
+    def with_pools(self, pools: Iterable[Pool]) -> View:
+        """Return the view of these pools and no others; what is taken of a pool that is cut as before stays known."""
+        pool_by_name = {pool.name: pool for pool in pools}
+        same = {name for name, pool in pool_by_name.items() if _cut(pool) == _cut(self.pool_by_name.get(name))}
+        taken = {name: indexes for name, indexes in self.taken_by_pool.items() if name in same}
+        return replace(self, pool_by_name=pool_by_name, taken_by_pool=taken)
+
+
+def _cut(pool: Pool | None) -> tuple[IPNetwork, int] | None:
+    return None if pool is None else (pool.cidr, pool.block_prefix_length)

@@ -63,8 +63,11 @@ def decode_share(key: str, value: bytes) -> int:
 
 
 def share_cidr(key: str) -> IPNetwork | None:
-    """Return the block that a key below a node's share is about; None for its anchor."""
-    return None if key.endswith("/anchor") else keys.cidr_of(key)
+    """Return the block that a key below a node's share is about; None for the anchor and whatever else is no block."""
+    try:
+        return keys.cidr_of(key)
+    except ValueError:
+        return None
 
 
 def _holder_fields(holder: Holder) -> dict[str, Any]:

@@ -1,0 +1,273 @@
+"""Assign and release for one node, as many requests in one transaction as wait at that moment.
+
+One task owns what the node knows and is the only one to commit. The node is the only usual writer of its own blocks,
+so it keeps them in memory with their versions and usually needs one round trip for everybody who waits. What it does
+not know it finds out by failing: a conflict re-reads the keys it met, a second one lists which blocks exist. A refusal
+is final only on knowledge read after the request came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from controller.assignment.draft import Draft, Planner, draft
+from controller.assignment.knowledge import Knowledge, read_all, read_keys, read_share
+from controller.errors import ConflictError, StoreUnavailable, TortieError, TransientError
+from controller.ports import Snapshot
+from ipam.errors import Refused
+from ipam.plan import Plan, plan_assign, plan_release
+from ipam.request import Assignment, AssignRequest
+from ipam.view import View
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from controller.ports import Changes, Entry, Store, Version
+    from ipam.address import IPAddress
+    from ipam.block import Block, Holder
+    from ipam.pool import Pool
+
+log = logging.getLogger(__name__)
+
+#: How many transactions of one request may meet a conflict before it is given up.
+MAX_CONFLICTS: Final = 20
+#: The longest pause between two tries, in seconds; it doubles from the shortest and is drawn at random below that.
+_LONGEST_PAUSE_SECONDS: Final = 0.2
+_SHORTEST_PAUSE_SECONDS: Final = 0.002
+#: How long after a failed reading of the own share it is tried again, in seconds, when nobody asks before.
+_REREAD_SECONDS: Final = 1.0
+#: The most requests that may wait; the next is turned away.
+MAX_WAITING: Final = 4096
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """A request, and what has been tried for it. `confirmed`: everything was read again after it came."""
+
+    planner: Planner
+    future: asyncio.Future[tuple[IPAddress, ...]]
+    conflict_count: int = 0
+    outage_count: int = 0
+    confirmed: bool = False
+
+
+class Assigner:
+    """Assigns and releases addresses for the workloads of one node. `clock` gives seconds since the epoch."""
+
+    def __init__(self, store: Store, node: str, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._clock = clock
+        self._knowledge = Knowledge(View(node))
+        self._unsure = True
+        self._failing = False
+        self._queue: list[_Waiting] = []
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._callbacks: list[Callable[[], None]] = []
+        # What the agent feeds in waits here until no commit is under way: only the task changes the knowledge.
+        self._fed_pools: Mapping[str, tuple[Pool, Version]] | None = None
+        self._fed_share: dict[str, Entry | None] = {}
+
+    async def start(self) -> None:
+        """Read the node's own share and begin to serve; raises what `Store.list` raises and may be tried again then."""
+        await self._adopt_reading(read_share)
+        self._task = asyncio.create_task(self._work(), name="assigner")
+
+    async def close(self) -> None:
+        """Stop serving; who still waits is cancelled. A commit under way may or may not be applied."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        for waiting in self._queue:
+            waiting.future.cancel()
+
+    async def assign(self, request: AssignRequest) -> Assignment:
+        """Return the addresses that the request's handle holds, all committed; raises `Refused` and `TortieError`.
+
+        Asked again under the same handle it returns the same addresses. Cancelled or failed with a `TransientError`,
+        the handle holds all of them or none; `release` frees them either way.
+        """
+
+        def planner(view: View, now: float) -> Plan:
+            return plan_assign(view, request, now=now)
+
+        return Assignment(request.handle, await self._submit(planner))
+
+    async def release(self, handle: str) -> tuple[IPAddress, ...]:
+        """Free every address of the handle on this node and return them; one that holds none is no error."""
+
+        def planner(view: View, _now: float) -> Plan:
+            return plan_release(view, handle)
+
+        return await self._submit(planner)
+
+    def holders(self) -> Mapping[IPAddress, Holder]:
+        """Return the holder of every address that workloads of this node hold, in its own blocks and in others."""
+        view = self._knowledge.view
+        return {
+            address: holder
+            for block in view.block_by_cidr.values()
+            for address, holder in block.assignments()
+            if holder.node == view.node
+        }
+
+    def own_blocks(self) -> tuple[Block, ...]:
+        """Return the blocks this node owns, oldest claim first."""
+        return tuple(self._knowledge.view.own_blocks())
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Call this whenever `own_blocks()` or `holders()` may give something new, before the requester is answered."""
+        self._callbacks.append(callback)
+
+    def set_pools(self, pools: Mapping[str, tuple[Pool, Version]]) -> None:
+        """Make these, by name and with the versions of their records, all the pools there are."""
+        self._fed_pools = pools
+
+    def observe_share(self, event: Snapshot | Changes) -> None:
+        """Take in what the watch of the node's share delivered; blocks are read again if it is news."""
+        if isinstance(event, Snapshot):
+            self._fed_share = {**dict.fromkeys(self._knowledge.share_keys()), **event.entries}
+        else:
+            self._fed_share |= {**event.written, **dict.fromkeys(event.deleted)}
+        self._wake.set()
+
+    async def _submit(self, planner: Planner) -> tuple[IPAddress, ...]:
+        if self._task is None or self._task.done():
+            raise TransientError("address assignment is not running; try again when the agent is ready")
+        if len(self._queue) >= MAX_WAITING:
+            raise TransientError(f"{MAX_WAITING} requests for addresses wait already; try again later")
+        waiting = _Waiting(planner, asyncio.get_running_loop().create_future())
+        self._queue.append(waiting)
+        self._wake.set()
+        return await waiting.future
+
+    async def _work(self) -> None:
+        """Serve for ever."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while await self._serve_once():
+                pass
+
+    async def _serve_once(self) -> bool:
+        """Move those who wait one transaction, or one reading of the store, further; return whether anyone waits still.
+
+        On any failure all of them get the error.
+        """
+        self._take_in()
+        batch = self._queue = [waiting for waiting in self._queue if not waiting.future.done()]
+        try:
+            if self._unsure:
+                await self._adopt_reading(read_share)
+            await self._serve(batch)
+        except TortieError as error:
+            self._fail(batch, error)
+            self._read_later(error)
+        except Exception as error:
+            # The outermost guard: a defect must not leave everybody on the node waiting for ever.
+            log.exception("address assignment failed")
+            self._fail(batch, error)
+            self._read_later(error)
+        return any(not waiting.future.done() for waiting in self._queue)
+
+    def _take_in(self) -> None:
+        """Take in what the agent fed since the last time."""
+        if self._fed_pools is not None:
+            self._knowledge = self._knowledge.with_pools(self._fed_pools)
+            self._fed_pools = None
+        written = {key: entry for key, entry in self._fed_share.items() if entry is not None}
+        deleted = self._fed_share.keys() - written.keys()
+        self._fed_share = {}
+        self._unsure = self._unsure or self._knowledge.outdated_by(written, deleted)
+
+    async def _serve(self, batch: list[_Waiting]) -> None:
+        if not batch:
+            return
+        drafted = draft(self._knowledge, [waiting.planner for waiting in batch], self._clock())
+        planned = batch[: len(drafted.outcomes)]
+        if any(
+            isinstance(outcome, Refused) and not waiting.confirmed
+            for waiting, outcome in zip(planned, drafted.outcomes, strict=True)
+        ):
+            await self._adopt_reading(read_all)
+            for waiting in batch:
+                waiting.confirmed = True
+            return
+        try:
+            versions = await self._store.commit(drafted.operations) if drafted.operations else {}
+        except ConflictError as conflict:
+            await self._meet_conflict(drafted, planned, conflict)
+        except StoreUnavailable as outage:
+            # Whether it was applied shows when the share is read again; then they are planned again, once.
+            self._unsure = True
+            self._fail([waiting for waiting in planned if waiting.outage_count], outage)
+            for waiting in planned:
+                waiting.outage_count += 1
+        else:
+            self._accept(drafted, planned, versions)
+
+    def _accept(self, drafted: Draft, planned: list[_Waiting], versions: Mapping[str, Version]) -> None:
+        """Take in a committed transaction, then answer those it was for."""
+        before = self._knowledge.view.block_by_cidr
+        self._adopt(self._knowledge.committed(drafted.writes, versions))
+        for cidr, block in drafted.writes.items():
+            if block is not None and cidr not in before:
+                log.info("block claimed", extra={"block": str(cidr), "node": self._knowledge.view.node})
+        for waiting, outcome in zip(planned, drafted.outcomes, strict=True):
+            if waiting.future.done():
+                continue
+            if isinstance(outcome, Refused):
+                waiting.future.set_exception(outcome)
+            else:
+                waiting.future.set_result(outcome)
+
+    async def _meet_conflict(self, drafted: Draft, planned: list[_Waiting], conflict: ConflictError) -> None:
+        """Give up those who met too many, pause, and learn what stood in the way."""
+        for waiting in planned:
+            waiting.conflict_count += 1
+        tries = max(waiting.conflict_count for waiting in planned)
+        log.debug("assignment met a conflict", extra={"tries": tries, "keys": sorted(conflict.keys)})
+        given_up = TransientError(
+            f"node {self._knowledge.view.node}: {MAX_CONFLICTS} transactions in a row were overtaken by other writers, "
+            f"each planned on a fresh reading; the last one failed because: {conflict}; try again"
+        )
+        self._fail([waiting for waiting in planned if waiting.conflict_count >= MAX_CONFLICTS], given_up)
+        if tries == 1:
+            wanted = [operation.key for operation in drafted.operations]
+            await self._adopt_reading(partial(read_keys, wanted=wanted))
+            return
+        longest = min(_SHORTEST_PAUSE_SECONDS * 2**tries, _LONGEST_PAUSE_SECONDS)
+        await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  spreads retries, protects nothing
+        await self._adopt_reading(read_all)
+
+    async def _adopt_reading(self, read: Callable[[Store, Knowledge], Awaitable[Knowledge]]) -> None:
+        self._adopt(await read(self._store, self._knowledge))
+        self._unsure = self._failing = False
+
+    def _read_later(self, error: Exception) -> None:
+        """See to it that the own share is read again before the next plan, and soon even if nobody asks."""
+        self._unsure = True
+        if not self._failing:
+            log.warning("own blocks stand as they were until the store answers", extra={"reason": str(error)})
+        self._failing = True
+        asyncio.get_running_loop().call_later(_REREAD_SECONDS, self._wake.set)
+
+    def _adopt(self, knowledge: Knowledge) -> None:
+        """Make this what is known, and tell who listens if blocks changed."""
+        changed = knowledge.view.block_by_cidr != self._knowledge.view.block_by_cidr
+        self._knowledge = knowledge
+        if changed:
+            for callback in self._callbacks:
+                callback()
+
+    def _fail(self, batch: list[_Waiting], error: Exception) -> None:
+        for waiting in batch:
+            if not waiting.future.done():
+                waiting.future.set_exception(error)
