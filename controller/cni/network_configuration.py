@@ -4,9 +4,9 @@
      "ipam": {"type": "tortie", "ipv4": true, "ipv6": false, "ipv4_pools": ["NAME"], "ipv6_pools": ["NAME"]},
      "mtu": 1400, "agent_socket": "/run/tortie/cni.sock"}
 
-Only `cniVersion`, `name` and `type` are needed. A container gets an IPv4 address unless `ipv4` is false, an IPv6 address
-only if `ipv6` is true: a family is never added because a pool for it appears. Without `mtu` the agent's own setting holds.
-Other keys are left alone, since runtimes add theirs.
+Only `cniVersion`, `name` and `type` are needed. A container gets an IPv4 address unless `ipv4` is false, an IPv6
+address only if `ipv6` is true: a family is never added because a pool for it appears. Pools are named for both families
+asked for or for none. Without `mtu` the agent's own setting holds. Other keys are left alone: runtimes add theirs.
 """
 
 from __future__ import annotations
@@ -113,6 +113,9 @@ def _check_families(config: NetworkConfig) -> None:
     for version, pools in ((4, config.ipv4_pools), (6, config.ipv6_pools)):
         if pools and version not in config.ip_versions:
             raise _invalid(f"ipam.ipv{version}_pools", pools, f"names pools, but ipam.ipv{version} is not true; set it")
+    if len(config.ip_versions) > 1 and bool(config.ipv4_pools) != bool(config.ipv6_pools):
+        named = {"ipv4_pools": config.ipv4_pools, "ipv6_pools": config.ipv6_pools}
+        raise _invalid("ipam", named, "names pools for one family only; name some for both, or for none")
     least = max(MIN_MTU_BYTES[version] for version in config.ip_versions)
     if config.mtu_bytes and not least <= config.mtu_bytes <= MAX_MTU_BYTES:
         raise _invalid(

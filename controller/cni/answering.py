@@ -1,0 +1,102 @@
+"""From a received request to the answer: parse, ask the backend, and tell the runtime the outcome in its own terms."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from controller.cni.failures import CniFailure, ErrorCode, failure_of
+from controller.cni.network_configuration import decode_object
+from controller.cni.request import CniRequest, Command, parse_environment, parse_request
+from controller.cni.result import CniResult, encode_result
+
+if TYPE_CHECKING:
+    from controller.cni.receiving import ReceivedRequest
+
+log = logging.getLogger(__name__)
+
+
+class Backend(Protocol):
+    """What does the work of a call. It may raise anything; known errors get codes of their own."""
+
+    async def add(self, request: CniRequest, namespace_descriptor: int) -> CniResult:
+        """Attach the container. The same call again gives the same result; a call that raises leaves nothing behind.
+
+        The descriptor stays open until this returns, and is the caller's.
+        """
+        ...
+
+    async def delete(self, request: CniRequest) -> None:
+        """Detach the container; what is gone already is success."""
+        ...
+
+    async def status(self) -> None:
+        """Return if an ADD could succeed now; raise the reason otherwise."""
+        ...
+
+
+class Answer(NamedTuple):
+    """What the plugin's program prints, and its exit status."""
+
+    exit_status: int
+    output: bytes
+
+
+async def answer(received: ReceivedRequest, backend: Backend) -> Answer:
+    """Return the answer to a request; whatever goes wrong is a CNI error and logged here."""
+    cni_version = None
+    fields: dict[str, object] = {}
+    try:
+        variables = parse_environment(received.environment)
+        fields = {"command": variables.get("CNI_COMMAND"), "container": variables.get("CNI_CONTAINERID")}
+        configuration = decode_object(received.standard_input)
+        cni_version = configuration.get("cniVersion")
+        request = parse_request(variables, configuration)
+        output = await _carry_out(request, received, backend)
+    except Exception as error:  # noqa: BLE001  the outermost guard of a call: every caller gets an answer
+        return _failed(error, cni_version if isinstance(cni_version, str) else None, fields)
+    log.debug("cni call answered", extra=fields)
+    return Answer(0, output)
+
+
+async def _carry_out(request: CniRequest, received: ReceivedRequest, backend: Backend) -> bytes:
+    if request.command is Command.ADD:
+        result = await backend.add(request, _namespace(request, received))
+        return encode_result(result, request.config.cni_version)
+    if request.command is Command.DEL:
+        await backend.delete(request)
+        return b""
+    try:
+        await backend.status()
+    except Exception as error:
+        failure = failure_of(error)
+        if failure.code is ErrorCode.INTERNAL:
+            raise
+        raise CniFailure(ErrorCode.PLUGIN_NOT_AVAILABLE, failure.message, failure.details) from error
+    return b""
+
+
+def _namespace(request: CniRequest, received: ReceivedRequest) -> int:
+    """Return the namespace's descriptor, which ADD cannot do without."""
+    if not request.namespace_path:
+        raise CniFailure(
+            ErrorCode.INVALID_ENVIRONMENT, "CNI_NETNS is not set", "ADD needs the path of a network namespace"
+        )
+    if received.namespace_descriptor is None:
+        raise CniFailure(
+            ErrorCode.UNKNOWN_CONTAINER,
+            f"network namespace {request.namespace_path} cannot be opened: {os.strerror(received.namespace_errno)}",
+            "CNI_NETNS must be the path of the container's network namespace, as the plugin's program sees it",
+        )
+    return received.namespace_descriptor
+
+
+def _failed(error: Exception, cni_version: str | None, fields: dict[str, object]) -> Answer:
+    failure = failure_of(error)
+    fields = {**fields, "code": int(failure.code), "reason": failure.message}
+    if failure.code is ErrorCode.INTERNAL:
+        log.error("cni call met a defect", extra=fields, exc_info=error)
+    else:
+        log.warning("cni call failed", extra=fields)
+    return Answer(1, failure.as_json(cni_version))

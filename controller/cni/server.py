@@ -1,0 +1,200 @@
+"""The agent's side of the plugin's socket: one task a connection, each with an answer and a deadline.
+
+Work that has begun is never cancelled half-way: a caller whose deadline passes is told to try again, the work runs
+on to its end, and a repeated call waits for it in the backend. Descriptors live as long as the work that uses them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from controller.cni.answering import Answer, answer
+from controller.cni.failures import CniFailure, ErrorCode
+from controller.cni.protocol import ProtocolError, encode_reply
+from controller.cni.receiving import Descriptors, ReceivedRequest, receive_request
+from controller.errors import RefusedError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from controller.cni.answering import Backend
+
+log = logging.getLogger(__name__)
+
+_BACKLOG = 128
+#: Connections served at once; more wait in the backlog.
+_MAX_CONNECTIONS = 256
+_ACCEPT_PAUSE_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """In seconds: until a request has arrived, until it is answered (the plugin's program waits 60), until stopped."""
+
+    receive_seconds: float = 10
+    answer_seconds: float = 50
+    send_seconds: float = 5
+    stop_seconds: float = 10
+
+
+def bind(path: Path) -> socket.socket:
+    """Return a listening socket that only root may connect to; callers queue until it is served.
+
+    A socket left by a dead agent is replaced. Raises `RefusedError` when another agent listens there, or the path
+    cannot be a socket.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _clear(path)
+        listener.bind(str(path))
+        path.chmod(0o600)  # nobody can connect before listen(2)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise RefusedError(f"CNI socket {path}: {error}; choose another run_dir or correct the directory") from error
+    except RefusedError:
+        listener.close()
+        raise
+    return listener
+
+
+def _clear(path: Path) -> None:
+    """Remove the socket of an agent that is gone."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise RefusedError(f"CNI socket {path} exists and is no socket; remove it or choose another run_dir")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+        except BlockingIOError:  # its backlog is full: somebody listens
+            pass
+    raise RefusedError(f"CNI socket {path} is served by another agent; stop it or choose another run_dir")
+
+
+async def serve(listener: socket.socket, path: Path, backend: Backend, deadlines: Deadlines | None = None) -> None:
+    """Answer callers until cancelled; then let work under way end (within the deadline) and remove the socket."""
+    server = _Server(backend, deadlines or Deadlines())
+    try:
+        await server.accept(listener)
+    finally:
+        _retire(listener, path)
+        await server.drain()
+
+
+def _retire(listener: socket.socket, path: Path) -> None:
+    path.unlink(missing_ok=True)  # before close: while we listen nobody replaces it
+    listener.close()
+
+
+class _Server:
+    """The connections under way."""
+
+    def __init__(self, backend: Backend, deadlines: Deadlines) -> None:
+        self._backend = backend
+        self._deadlines = deadlines
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._room = asyncio.Semaphore(_MAX_CONNECTIONS)
+
+    async def accept(self, listener: socket.socket) -> None:
+        """Begin to serve each caller, for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._room.acquire()
+            try:
+                connection, _ = await loop.sock_accept(listener)
+            except OSError as error:  # out of descriptors, or the caller is gone already
+                self._room.release()
+                log.warning("cni caller could not be accepted", extra={"reason": str(error)})
+                await asyncio.sleep(_ACCEPT_PAUSE_SECONDS)
+                continue
+            except asyncio.CancelledError:
+                self._room.release()
+                raise
+            task = asyncio.create_task(self._attend(connection), name="cni call")
+            self._tasks.add(task)
+            task.add_done_callback(self._ended)
+
+    async def drain(self) -> None:
+        """Wait for the work under way, then cancel what has not ended."""
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=self._deadlines.stop_seconds)
+            for task in late:
+                log.warning("cni call is abandoned, the agent stops")
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._room.release()
+        if not task.cancelled() and task.exception() is not None:
+            log.error("cni connection met a defect", exc_info=task.exception())
+
+    async def _attend(self, connection: socket.socket) -> None:
+        """Serve one caller. The descriptors outlive the answer if the work does."""
+        with connection, Descriptors() as descriptors:
+            connection.setblocking(False)
+            try:
+                async with asyncio.timeout(self._deadlines.receive_seconds):
+                    received = await receive_request(connection, descriptors)
+            except (EOFError, OSError) as error:
+                if isinstance(error, TimeoutError):
+                    await self._send(connection, _late_request(self._deadlines.receive_seconds))
+                log.info("cni request did not arrive", extra={"reason": str(error) or "too slow"})
+            except ProtocolError as error:
+                log.warning("cni request is malformed", extra={"reason": str(error)})
+                await self._send(connection, _refusal(error))
+            else:
+                await self._work(connection, received)
+
+    async def _work(self, connection: socket.socket, received: ReceivedRequest) -> None:
+        work = asyncio.create_task(answer(received, self._backend), name="cni work")
+        try:
+            await asyncio.wait({work}, timeout=self._deadlines.answer_seconds)
+            reply = work.result() if work.done() else _late_answer(self._deadlines.answer_seconds)
+            await self._send(connection, reply)
+            connection.close()
+            await work
+        finally:
+            if not work.done():
+                work.cancel()
+                await asyncio.wait({work})
+
+    async def _send(self, connection: socket.socket, reply: Answer) -> None:
+        try:
+            async with asyncio.timeout(self._deadlines.send_seconds):
+                await asyncio.get_running_loop().sock_sendall(connection, encode_reply(*reply))
+        except OSError as error:  # TimeoutError is one
+            log.warning("cni answer reached nobody", extra={"reason": str(error) or "the caller does not read"})
+
+
+def _late_request(seconds: float) -> Answer:
+    failure = CniFailure(ErrorCode.IO_FAILURE, f"the request did not arrive within {seconds:g} seconds", "try again")
+    return Answer(1, failure.as_json(None))
+
+
+def _late_answer(seconds: float) -> Answer:
+    log.warning("cni call is late, it runs on", extra={"seconds": seconds})
+    failure = CniFailure(
+        ErrorCode.TRY_AGAIN_LATER,
+        f"the agent is not done after {seconds:g} seconds and goes on",
+        "try again; the agent's log and metrics say what is slow",
+    )
+    return Answer(1, failure.as_json(None))
+
+
+def _refusal(error: ProtocolError) -> Answer:
+    return Answer(
+        1, CniFailure(ErrorCode.IO_FAILURE, str(error), "install the plugin of the agent's release").as_json(None)
+    )
