@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from controller.errors import StoreUnavailable
 from controller.ports import ABSENT, Delete, Entry, Put, Version
 from controller.store.difference import Delivered
-from controller.store.transaction import check_operations, check_prefix, check_versions
+from controller.store.transaction import check_keys, check_operations, check_prefix, check_versions
 from controller.store.wakes import Wakes
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class MemoryStore:
 
     async def get(self, keys: Collection[str]) -> dict[str, Entry]:
         """Return the entries of those keys that exist."""
+        check_keys(keys)
         await self._open()
         return {key: self._entries[key] for key in keys if key in self._entries}
 

@@ -16,7 +16,7 @@ from controller.errors import StoreDenied, StoreUnavailable
 from controller.store.backoff import Backoff
 from controller.store.difference import Delivered
 from controller.store.sqlite_file import SqliteFile
-from controller.store.transaction import check_operations, check_prefix
+from controller.store.transaction import check_keys, check_operations, check_prefix
 from controller.store.wakes import Wakes
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class SqliteStore:
 
     async def get(self, keys: Collection[str]) -> dict[str, Entry]:
         """Return the entries of those keys that exist, as of one instant."""
+        check_keys(keys)
         return await self._ask(lambda file: file.get(keys))
 
     async def list(self, prefix: str) -> dict[str, Entry]:

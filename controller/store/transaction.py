@@ -34,7 +34,7 @@ def check_operations(operations: Sequence[Operation]) -> None:
     seen: set[str] = set()
     request_bytes = 0
     for operation in operations:
-        check_key(operation.key)
+        check_keys([operation.key])
         if operation.key in seen:
             raise RefusedError(
                 f"two operations of one transaction name the key {operation.key!r}; write one operation for a key"
@@ -55,16 +55,19 @@ def operation_count(operations: Iterable[Operation]) -> int:
     return sum(2 if isinstance(operation, Delete) and operation.expected else 1 for operation in operations)
 
 
-def check_key(key: str) -> None:
-    """Raise `RefusedError` unless the key is parts joined by `/`, printable, none of them empty, `.` or `..`."""
-    if not key.isprintable() or not {"", ".", ".."}.isdisjoint(key.split("/")):
-        raise RefusedError(f"{key!r} is no key: write printable parts joined by '/', none of them empty, '.' or '..'")
+def check_keys(keys: Iterable[str]) -> None:
+    """Raise `RefusedError` unless each key is parts joined by `/`, printable, none of them empty, `.` or `..`."""
+    for key in keys:
+        if not key.isprintable() or not {"", ".", ".."}.isdisjoint(key.split("/")):
+            raise RefusedError(
+                f"{key!r} is no key: write printable parts joined by '/', none of them empty, '.' or '..'"
+            )
 
 
 def check_prefix(prefix: str) -> None:
     """Raise `RefusedError` unless some key could start with the prefix; the empty prefix is every key's."""
     if prefix:
-        check_key(prefix.removesuffix("/"))
+        check_keys([prefix.removesuffix("/")])
 
 
 def check_versions(operations: Sequence[Operation], version_of: Callable[[str], Version]) -> None:
