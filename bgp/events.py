@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -63,3 +64,26 @@ class SpeakerLost:
 
 
 SpeakerEvent: TypeAlias = SpeakerSnapshot | SessionUp | SessionDown | RoutesChanged | EndOfRib | SpeakerLost
+
+
+class SessionState(Enum):
+    """How far a configured peer's session is."""
+
+    ESTABLISHED = "established"
+    OPENING = "opening"
+    IDLE = "idle"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStatus:
+    """What is observed of one configured peer, for people.
+
+    `since` is when the state began, in seconds since the epoch; `info` the reason for it, possibly empty. A refused
+    peer is one the speaker cannot be configured with.
+    """
+
+    peer: IPAddress
+    state: SessionState
+    since: float
+    info: str

@@ -1,0 +1,85 @@
+"""The best of several routes for one prefix, step by step (RFC 4271, section 9.1.2; RFC 4456, section 9).
+
+The steps down to MED decide; what is equal after them is used together (ECMP), one route for each next hop.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bgp.advertisement import GRACEFUL_SHUTDOWN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from bgp.address import IPAddress
+    from bgp.route import LearnedRoute
+
+_ORIGIN_RANK = {"igp": 0, "egp": 1, "incomplete": 2}
+
+
+def best(routes: Iterable[LearnedRoute]) -> tuple[LearnedRoute, ...]:
+    """Return the routes to use, all for one prefix: none if there were none, ordered by next hop.
+
+    The result does not depend on the order of the routes given.
+    """
+    candidates = list(routes)
+    if len(candidates) > 1:
+        for step in (_highest_preference, _shortest_path, _lowest_origin, _lowest_med):
+            candidates = step(candidates)
+    return _one_per_next_hop(candidates)
+
+
+def preference(route: LearnedRoute) -> int:
+    """Return the local preference, which is zero for a route its sender is about to withdraw (RFC 8326, section 3)."""
+    return 0 if GRACEFUL_SHUTDOWN in route.communities else route.local_preference
+
+
+def _highest_preference(routes: list[LearnedRoute]) -> list[LearnedRoute]:
+    highest = max(preference(route) for route in routes)
+    return [route for route in routes if preference(route) == highest]
+
+
+def _shortest_path(routes: list[LearnedRoute]) -> list[LearnedRoute]:
+    shortest = min(len(route.as_path) for route in routes)
+    return [route for route in routes if len(route.as_path) == shortest]
+
+
+def _lowest_origin(routes: list[LearnedRoute]) -> list[LearnedRoute]:
+    lowest = min(_origin_rank(route) for route in routes)
+    return [route for route in routes if _origin_rank(route) == lowest]
+
+
+def _lowest_med(routes: list[LearnedRoute]) -> list[LearnedRoute]:
+    """Keep the lowest MED of each neighbouring AS: MEDs of different ASes mean nothing to each other."""
+    lowest: dict[int, int] = {}
+    for route in routes:
+        neighbour = _neighbour_as(route)
+        lowest[neighbour] = min(route.med, lowest.get(neighbour, route.med))
+    return [route for route in routes if route.med == lowest[_neighbour_as(route)]]
+
+
+def _one_per_next_hop(routes: list[LearnedRoute]) -> tuple[LearnedRoute, ...]:
+    """Keep for each next hop the route with the shortest cluster list, then from the lowest peer address."""
+    ordered = sorted(
+        routes,
+        key=lambda route: (
+            route.next_hop.version,
+            int(route.next_hop),
+            len(route.cluster_list),
+            route.peer.version,
+            int(route.peer),
+        ),
+    )
+    chosen: dict[IPAddress, LearnedRoute] = {}
+    for route in ordered:
+        chosen.setdefault(route.next_hop, route)
+    return tuple(chosen.values())
+
+
+def _origin_rank(route: LearnedRoute) -> int:
+    return _ORIGIN_RANK.get(route.origin, len(_ORIGIN_RANK))
+
+
+def _neighbour_as(route: LearnedRoute) -> int:
+    return route.as_path[0] if route.as_path else 0

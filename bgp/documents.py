@@ -1,0 +1,213 @@
+"""Peers, announcements, routes and sessions as JSON documents, and back.
+
+Reading raises ValueError, KeyError or TypeError for a document that does not fit; the text never holds the value of a
+field that may be secret.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING
+
+from bgp.events import SessionState, SessionStatus
+from bgp.peer import Peer, PeerOrigin
+from bgp.route import Announcement, LearnedRoute
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from bgp.address import IPAddress
+
+
+def announcement_document(announcement: Announcement) -> dict[str, object]:
+    """Return the announcement as JSON."""
+    return {
+        "prefix": str(announcement.prefix),
+        "next_hop": str(announcement.next_hop),
+        "communities": announcement.communities,
+        "local_preference": announcement.local_preference,
+    }
+
+
+def read_announcement(document: Mapping[str, object]) -> Announcement:
+    """Return the announcement of a JSON document."""
+    return Announcement(
+        prefix=ipaddress.ip_network(text(document, "prefix")),
+        next_hop=address(document, "next_hop"),
+        communities=_communities(document),
+        local_preference=integer(document, "local_preference"),
+    )
+
+
+def peer_document(peer: Peer) -> dict[str, object]:
+    """Return the peer as JSON, its password included."""
+    return {
+        "address": str(peer.address),
+        "local_address": str(peer.local_address),
+        "local_as": peer.local_as,
+        "peer_as": peer.peer_as,
+        "router_id": peer.router_id,
+        "origin": peer.origin.value,
+        "passive": peer.passive,
+        "hold_time_seconds": peer.hold_time_seconds,
+        "restart_time_seconds": peer.restart_time_seconds,
+        "password": peer.password,
+    }
+
+
+def read_peer(document: Mapping[str, object]) -> Peer:
+    """Return the peer of a JSON document."""
+    password = document["password"]
+    return Peer(
+        address=address(document, "address"),
+        local_address=address(document, "local_address"),
+        local_as=integer(document, "local_as"),
+        peer_as=integer(document, "peer_as"),
+        router_id=text(document, "router_id"),
+        origin=PeerOrigin(document["origin"]),
+        passive=bool(document["passive"]),
+        hold_time_seconds=integer(document, "hold_time_seconds"),
+        restart_time_seconds=integer(document, "restart_time_seconds"),
+        password=None if password is None else str(password),
+    )
+
+
+def session_document(session: SessionStatus) -> dict[str, object]:
+    """Return the session as JSON."""
+    return {
+        "peer": str(session.peer),
+        "state": session.state.value,
+        "since": session.since,
+        "info": session.info,
+    }
+
+
+def read_session(document: Mapping[str, object]) -> SessionStatus:
+    """Return the session of a JSON document."""
+    return SessionStatus(
+        peer=address(document, "peer"),
+        state=SessionState(document["state"]),
+        since=float(str(document["since"])),
+        info=text(document, "info"),
+    )
+
+
+def route_groups(routes: Iterable[LearnedRoute]) -> list[dict[str, object]]:
+    """Return the routes grouped by their attributes, in the order in which each group first appears."""
+    prefixes: dict[tuple[object, ...], list[str]] = {}
+    for route in routes:
+        key = (
+            route.peer,
+            route.next_hop,
+            route.as_path,
+            route.local_preference,
+            route.med,
+            route.origin,
+            route.communities,
+            route.originator_id,
+            route.cluster_list,
+        )
+        prefixes.setdefault(key, []).append(str(route.prefix))
+    return [
+        {
+            "peer": str(peer),
+            "next_hop": str(next_hop),
+            "as_path": as_path,
+            "local_preference": local_preference,
+            "med": med,
+            "origin": origin,
+            "communities": communities,
+            "originator_id": originator_id,
+            "cluster_list": cluster_list,
+            "prefixes": members,
+        }
+        for (
+            peer,
+            next_hop,
+            as_path,
+            local_preference,
+            med,
+            origin,
+            communities,
+            originator_id,
+            cluster_list,
+        ), members in prefixes.items()
+    ]
+
+
+def read_groups(document: Mapping[str, object], key: str) -> tuple[LearnedRoute, ...]:
+    """Return the routes of a field of groups."""
+    return tuple(route for group in mappings(document, key) for route in _read_group(group))
+
+
+def _read_group(group: Mapping[str, object]) -> Iterable[LearnedRoute]:
+    shared = (
+        address(group, "next_hop"),
+        address(group, "peer"),
+        tuple(_number(number) for number in _items(group, "as_path")),
+        integer(group, "local_preference"),
+        integer(group, "med"),
+        text(group, "origin"),
+        _communities(group),
+        text(group, "originator_id"),
+        tuple(texts(group, "cluster_list")),
+    )
+    return (LearnedRoute(ipaddress.ip_network(prefix), *shared) for prefix in texts(group, "prefixes"))
+
+
+def address(document: Mapping[str, object], key: str) -> IPAddress:
+    """Return an address field."""
+    return ipaddress.ip_address(text(document, key))
+
+
+def text(document: Mapping[str, object], key: str) -> str:
+    """Return a text field."""
+    value = document[key]
+    if not isinstance(value, str):
+        raise TypeError(f"{key} is not a text")
+    return value
+
+
+def integer(document: Mapping[str, object], key: str) -> int:
+    """Return a field that is a whole number."""
+    return _number(document[key])
+
+
+def texts(document: Mapping[str, object], key: str) -> list[str]:
+    """Return a field that is a list of texts."""
+    values = _items(document, key)
+    if not all(isinstance(value, str) for value in values):
+        raise TypeError(f"{key} holds something that is not a text")
+    return [str(value) for value in values]
+
+
+def mappings(document: Mapping[str, object], key: str) -> list[Mapping[str, object]]:
+    """Return a field that is a list of objects."""
+    return [mapping(value) for value in _items(document, key)]
+
+
+def mapping(value: object) -> Mapping[str, object]:
+    """Return the value if it is a JSON object."""
+    if not isinstance(value, dict):
+        raise TypeError("a JSON object is expected")
+    return value
+
+
+def _items(document: Mapping[str, object], key: str) -> list[object]:
+    value = document[key]
+    if not isinstance(value, list):
+        raise TypeError(f"{key} is not a list")
+    return value
+
+
+def _number(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError("a whole number is expected")
+    return value
+
+
+def _communities(document: Mapping[str, object]) -> tuple[tuple[int, int], ...]:
+    pairs = _items(document, "communities")
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):  # noqa: PLR2004 - AS and value
+        raise TypeError("communities are not pairs of AS number and value")
+    return tuple((_number(pair[0]), _number(pair[1])) for pair in pairs if isinstance(pair, list))

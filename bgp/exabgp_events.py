@@ -1,0 +1,232 @@
+"""What ExaBGP writes to its API process: JSON lines for events, text for answers (ExaBGP 5, "API: JSON").
+
+Everything unknown is passed over, never raised: an error in the API process would in the end stop ExaBGP itself.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from bgp.events import EndOfRib, RoutesChanged
+from bgp.route import LearnedRoute
+
+if TYPE_CHECKING:
+    from bgp.address import IPAddress, IPNetwork
+
+_VERSION = {"ipv4": 4, "ipv6": 6}
+_DEFAULT_PREFERENCE = 100
+#: Names ExaBGP gives to communities (IANA, "BGP Well-known Communities").
+_WELL_KNOWN = {
+    "no-export": (65535, 65281),
+    "no-advertise": (65535, 65282),
+    "no-export-subconfed": (65535, 65283),
+    "no-peer": (65535, 65284),
+    "blackhole": (65535, 666),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConnected:
+    """A TCP connection with the peer stands; the session is opening. `time` is in seconds since the epoch."""
+
+    peer: IPAddress
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class PeerUp:
+    """The session is established."""
+
+    peer: IPAddress
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDown:
+    """A session or an attempt at one ended."""
+
+    peer: IPAddress
+    time: float
+    reason: str
+
+
+ExabgpEvent: TypeAlias = PeerConnected | PeerUp | PeerDown | RoutesChanged | EndOfRib
+
+
+def is_event(line: str) -> bool:
+    """Say whether the line is an event; every other line belongs to the answer of a command."""
+    return line.startswith('{ "exabgp"')
+
+
+def parse_event(line: str) -> ExabgpEvent | None:
+    """Return what the line tells, or None if it tells nothing we know."""
+    try:
+        document = json.loads(line)
+        neighbour = document["neighbor"]
+        peer = ipaddress.ip_address(neighbour["address"]["peer"])
+        if document["type"] == "state":
+            return _parse_state(peer, float(document["time"]), neighbour)
+        if document["type"] == "update":
+            return _parse_message(peer, neighbour["message"])
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return None
+    return None
+
+
+def parse_route(line: str) -> LearnedRoute | None:
+    """Return the route of one line of the answer to `show adj-rib in json` (format v2), or None for any other line."""
+    try:
+        document = json.loads(line)
+        nlri = document["route"]["nlri"]
+        if nlri["family"]["afi"] not in _VERSION or nlri["family"]["safi"] != "unicast":
+            return None
+        return LearnedRoute(
+            ipaddress.ip_network(nlri["prefix"]),
+            ipaddress.ip_address(nlri["nexthop"]),
+            ipaddress.ip_address(document["peer"]["address"]),
+            *_attributes(document["route"]["attributes"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return None
+
+
+def parse_established(lines: Iterable[str]) -> dict[IPAddress, bool] | None:
+    """Return for each peer in the answer of `show neighbor json` whether its session is established.
+
+    None if the lines hold no such answer.
+    """
+    for line in lines:
+        if line.startswith("["):
+            try:
+                return {
+                    ipaddress.ip_address(neighbour["peer"]["address"]): neighbour["fsm"] == "ESTABLISHED"
+                    for neighbour in json.loads(line)
+                }
+            except (ValueError, KeyError, TypeError):
+                return None
+    return None
+
+
+def parse_loaded(lines: Iterable[str]) -> dict[IPAddress, str]:
+    """Return the description of each neighbour in the answer of `show neighbor configuration`."""
+    loaded: dict[IPAddress, str] = {}
+    peer: IPAddress | None = None
+    for line in lines:
+        words = line.split()
+        if line.startswith("neighbor ") and len(words) > 1:
+            peer = _address_or_none(words[1])
+        elif peer is not None and words[:1] == ["description"]:
+            loaded[peer] = " ".join(words[1:]).strip('";')
+    return loaded
+
+
+def parse_queued(lines: Iterable[str], peer: IPAddress) -> bool:
+    """Say whether anything is queued for the peer in the answer of `show neighbor PEER configuration`."""
+    current: IPAddress | None = None
+    in_queue = False
+    for line in lines:
+        if line.startswith("neighbor "):
+            current, in_queue = _address_or_none(line.split()[1]), False
+        elif line.strip().startswith("static {"):
+            in_queue = True
+        elif in_queue and current == peer and line.strip() not in {"", "}", "}}"}:
+            return True
+    return False
+
+
+def _parse_state(peer: IPAddress, time: float, neighbour: Mapping[str, object]) -> ExabgpEvent | None:
+    if neighbour["state"] == "up":
+        return PeerUp(peer, time)
+    if neighbour["state"] == "connected":
+        return PeerConnected(peer, time)
+    if neighbour["state"] == "down":
+        return PeerDown(peer, time, str(neighbour.get("reason", "")))
+    return None
+
+
+def _parse_message(peer: IPAddress, message: Mapping[str, Mapping[str, object]]) -> ExabgpEvent | None:
+    if "eor" in message:
+        version = _VERSION[str(message["eor"]["afi"])]
+        return EndOfRib(peer, version) if message["eor"]["safi"] == "unicast" else None
+    update = message["update"]
+    withdrawn = tuple(_withdrawn(update.get("withdraw", {})))
+    announced = tuple(_announced(peer, update.get("announce", {}), update.get("attribute", {})))
+    return RoutesChanged(peer, withdrawn, announced)
+
+
+def _withdrawn(families: object) -> Iterable[IPNetwork]:
+    for entries in _unicast(families):
+        if isinstance(entries, list):
+            yield from (_prefix(entry) for entry in entries)
+
+
+def _announced(peer: IPAddress, families: object, attributes: object) -> Iterable[LearnedRoute]:
+    if not isinstance(attributes, Mapping):
+        return
+    shared = _attributes(attributes)
+    for by_next_hop in _unicast(families):
+        if not isinstance(by_next_hop, Mapping):
+            continue
+        for next_hop, entries in by_next_hop.items():
+            address = ipaddress.ip_address(next_hop)
+            for entry in entries:
+                yield LearnedRoute(_prefix(entry), address, peer, *shared)
+
+
+def _unicast(families: object) -> list[object]:
+    if not isinstance(families, Mapping):
+        return []
+    return [families[name] for name in ("ipv4 unicast", "ipv6 unicast") if name in families]
+
+
+def _prefix(entry: object) -> IPNetwork:
+    return ipaddress.ip_network(str(entry["nlri"]) if isinstance(entry, Mapping) else str(entry))
+
+
+_Attributes: TypeAlias = tuple[tuple[int, ...], int, int, str, tuple[tuple[int, int], ...], str, tuple[str, ...]]
+
+
+def _attributes(attributes: Mapping[str, object]) -> _Attributes:
+    """Return the attributes in the order of `LearnedRoute`'s fields from `as_path` on."""
+    clusters = attributes.get("cluster-list", [])
+    return (
+        tuple(_as_path(attributes.get("as-path", {}))),
+        int(str(attributes.get("local-preference", _DEFAULT_PREFERENCE))),
+        int(str(attributes.get("med", 0))),
+        str(attributes.get("origin", "igp")),
+        tuple(_communities(attributes.get("community"))),
+        str(attributes.get("originator-id", "")),
+        tuple(map(str, clusters)) if isinstance(clusters, list) else (),
+    )
+
+
+def _as_path(segments: object) -> Iterable[int]:
+    if not isinstance(segments, Mapping):
+        return
+    for segment in segments.values():
+        yield from (int(number) for number in segment["value"])
+
+
+def _communities(values: object) -> Iterable[tuple[int, int]]:
+    """Return the communities; ExaBGP writes `[as, value]` in events, `as:value` or a well-known name in answers."""
+    if not isinstance(values, list):
+        return
+    for value in values:
+        if isinstance(value, list):
+            yield int(value[0]), int(value[1])
+        elif value in _WELL_KNOWN:
+            yield _WELL_KNOWN[value]
+        elif ":" in value:
+            as_number, _, number = value.partition(":")
+            yield int(as_number), int(number)
+
+
+def _address_or_none(word: str) -> IPAddress | None:
+    try:
+        return ipaddress.ip_address(word)
+    except ValueError:
+        return None
