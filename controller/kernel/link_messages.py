@@ -1,0 +1,208 @@
+"""Links, addresses, neighbours and a container's routes as rtnetlink requests, and links back; pure."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from controller.kernel.netlink import (
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
+    Request,
+    attribute,
+    attributes,
+    nested,
+)
+from controller.kernel.route_messages import (
+    RT_SCOPE_LINK,
+    RT_SCOPE_UNIVERSE,
+    RT_TABLE_MAIN,
+    RTA_DST,
+    RTA_GATEWAY,
+    RTA_OIF,
+    RTM_NEWROUTE,
+    RTMSG,
+    RTN_UNICAST,
+)
+from controller.ports import ROUTE_PROTOCOL
+
+if TYPE_CHECKING:
+    from controller.ports import WorkloadLink
+    from ipam.address import IPAddress
+
+# include/uapi/linux/rtnetlink.h, if_link.h, if_addr.h, neighbour.h, veth.h
+RTM_NEWLINK: Final = 16
+RTM_DELLINK: Final = 17
+RTM_GETLINK: Final = 18
+RTM_NEWADDR: Final = 20
+RTM_DELADDR: Final = 21
+RTM_GETADDR: Final = 22
+RTM_NEWNEIGH: Final = 28
+IFLA_ADDRESS: Final = 1
+IFLA_IFNAME: Final = 3
+IFLA_MTU: Final = 4
+IFLA_LINK: Final = 5
+IFLA_LINKINFO: Final = 18
+IFLA_NET_NS_FD: Final = 28
+IFLA_EXT_MASK: Final = 29
+_IFLA_INFO_KIND: Final = 1
+_IFLA_INFO_DATA: Final = 2
+_VETH_INFO_PEER: Final = 1
+_RTEXT_FILTER_SKIP_STATS: Final = 8
+IFA_ADDRESS: Final = 1
+IFA_LOCAL: Final = 2
+_IFA_F_NODAD: Final = 2
+_NDA_DST: Final = 1
+_NDA_LLADDR: Final = 2
+_NUD_PERMANENT: Final = 0x80
+IFF_UP: Final = 1
+
+#: ifinfomsg: family, padding, type, index, flags, change mask.
+IFINFOMSG: Final = struct.Struct("=BxHiII")
+#: ifaddrmsg: family, prefix length, flags, scope, index.
+IFADDRMSG: Final = struct.Struct("=BBBBI")
+#: ndmsg: family, padding, index, state, flags, type.
+_NDMSG: Final = struct.Struct("=BxxxiHBB")
+_NUMBER: Final = struct.Struct("=I")
+_CREATE_OR_REPLACE: Final = NLM_F_CREATE | NLM_F_REPLACE
+_NO_SKIPPED_STATISTICS: Final = attribute(IFLA_EXT_MASK, _NUMBER.pack(_RTEXT_FILTER_SKIP_STATS))
+
+
+@dataclass(frozen=True, slots=True)
+class LinkFacts:
+    """What a link says of itself; `peer_index` is the other end's index in its own namespace (0: none)."""
+
+    name: str
+    index: int
+    kind: str
+    peer_index: int
+
+
+def family(address: IPAddress) -> int:
+    """Return the address family number of an address."""
+    return int(socket.AF_INET if address.version == 4 else socket.AF_INET6)  # noqa: PLR2004  the IP version
+
+
+def new_veth(link: WorkloadLink, host_mac: str, peer_namespace: int) -> Request:
+    """Return the request for a pair whose peer is born in another namespace, with its final name; both ends down.
+
+    Moving a link between namespaces waits for every CPU (some 20 ms); a peer born there does not.
+    """
+    mtu = attribute(IFLA_MTU, _NUMBER.pack(link.mtu_bytes))
+    peer = (
+        IFINFOMSG.pack(0, 0, 0, 0, 0)
+        + attribute(IFLA_IFNAME, _text(link.container_name))
+        + attribute(IFLA_ADDRESS, _packed_mac(link.container_mac))
+        + mtu
+        + attribute(IFLA_NET_NS_FD, _NUMBER.pack(peer_namespace))
+    )
+    body = (
+        IFINFOMSG.pack(0, 0, 0, 0, 0)
+        + attribute(IFLA_IFNAME, _text(link.host_name))
+        + attribute(IFLA_ADDRESS, _packed_mac(host_mac))
+        + mtu
+        + nested(
+            IFLA_LINKINFO,
+            attribute(_IFLA_INFO_KIND, b"veth"),
+            nested(_IFLA_INFO_DATA, nested(_VETH_INFO_PEER, peer)),
+        )
+    )
+    return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
+
+
+def link_up(index: int, mac: str, mtu_bytes: int) -> Request:
+    """Return the request that gives a link its MAC address and MTU and brings it up."""
+    body = (
+        IFINFOMSG.pack(0, 0, index, IFF_UP, IFF_UP)
+        + attribute(IFLA_ADDRESS, _packed_mac(mac))
+        + attribute(IFLA_MTU, _NUMBER.pack(mtu_bytes))
+    )
+    return Request(RTM_NEWLINK, 0, body)
+
+
+def loopback_up() -> Request:
+    """Return the request that brings up loopback, whose index is 1 in every namespace."""
+    return Request(RTM_NEWLINK, 0, IFINFOMSG.pack(0, 0, 1, IFF_UP, IFF_UP))
+
+
+def link_removal(name: str) -> Request:
+    """Return the request that removes a link by its name."""
+    return Request(RTM_DELLINK, 0, IFINFOMSG.pack(0, 0, 0, 0, 0) + attribute(IFLA_IFNAME, _text(name)))
+
+
+def link_query(name: str) -> bytes:
+    """Return the body of RTM_GETLINK for a link by its name."""
+    return IFINFOMSG.pack(0, 0, 0, 0, 0) + attribute(IFLA_IFNAME, _text(name)) + _NO_SKIPPED_STATISTICS
+
+
+def veth_query() -> bytes:
+    """Return the body of an RTM_GETLINK dump of veth links; with strict checking the kernel filters them."""
+    kind = nested(IFLA_LINKINFO, attribute(_IFLA_INFO_KIND, b"veth"))
+    return IFINFOMSG.pack(0, 0, 0, 0, 0) + kind + _NO_SKIPPED_STATISTICS
+
+
+def link_facts(body: bytes) -> LinkFacts:
+    """Return what a dumped or reported link says of itself."""
+    found = dict(attributes(body, IFINFOMSG.size))
+    kind = dict(attributes(found.get(IFLA_LINKINFO, b""), 0)).get(_IFLA_INFO_KIND, b"")
+    return LinkFacts(
+        name=found.get(IFLA_IFNAME, b"").rstrip(b"\0").decode(),
+        index=IFINFOMSG.unpack_from(body)[2],
+        kind=kind.rstrip(b"\0").decode(),
+        peer_index=_NUMBER.unpack(found.get(IFLA_LINK, bytes(4)))[0],
+    )
+
+
+def host_address(index: int, address: IPAddress) -> Request:
+    """Return the request that gives a link a /32 or /128; nobody else can have it, so IPv6 does not probe for it."""
+    flags = 0 if address.version == 4 else _IFA_F_NODAD  # noqa: PLR2004  the IP version
+    return Request(RTM_NEWADDR, _CREATE_OR_REPLACE, _address_body(index, address, address.max_prefixlen, flags))
+
+
+def address_removal(index: int, address: IPAddress, prefix_length: int) -> Request:
+    """Return the request that takes an address from a link."""
+    return Request(RTM_DELADDR, 0, _address_body(index, address, prefix_length, 0))
+
+
+def address_query(index: int) -> bytes:
+    """Return the body of an RTM_GETADDR dump of one link; with strict checking the kernel filters them."""
+    return IFADDRMSG.pack(0, 0, 0, 0, index)
+
+
+def link_route(index: int, destination: IPAddress) -> Request:
+    """Return the request for a route to one address, directly on a link."""
+    body = _route_head(destination, destination.max_prefixlen, RT_SCOPE_LINK) + attribute(RTA_DST, destination.packed)
+    return Request(RTM_NEWROUTE, _CREATE_OR_REPLACE, body + attribute(RTA_OIF, _NUMBER.pack(index)))
+
+
+def default_route(index: int, gateway: IPAddress) -> Request:
+    """Return the request for the default route through a gateway on a link."""
+    body = _route_head(gateway, 0, RT_SCOPE_UNIVERSE) + attribute(RTA_GATEWAY, gateway.packed)
+    return Request(RTM_NEWROUTE, _CREATE_OR_REPLACE, body + attribute(RTA_OIF, _NUMBER.pack(index)))
+
+
+def permanent_neighbour(index: int, address: IPAddress, mac: str) -> Request:
+    """Return the request for a neighbour that is never asked for, never ages and is never collected."""
+    head = _NDMSG.pack(family(address), index, _NUD_PERMANENT, 0, 0)
+    body = head + attribute(_NDA_DST, address.packed) + attribute(_NDA_LLADDR, _packed_mac(mac))
+    return Request(RTM_NEWNEIGH, _CREATE_OR_REPLACE, body)
+
+
+def _route_head(address: IPAddress, prefix_length: int, scope: int) -> bytes:
+    return RTMSG.pack(family(address), prefix_length, 0, 0, RT_TABLE_MAIN, ROUTE_PROTOCOL, scope, RTN_UNICAST, 0)
+
+
+def _address_body(index: int, address: IPAddress, prefix_length: int, flags: int) -> bytes:
+    head = IFADDRMSG.pack(family(address), prefix_length, flags, RT_SCOPE_UNIVERSE, index)
+    return head + attribute(IFA_LOCAL, address.packed) + attribute(IFA_ADDRESS, address.packed)
+
+
+def _text(name: str) -> bytes:
+    return name.encode() + b"\0"
+
+
+def _packed_mac(mac: str) -> bytes:
+    return bytes.fromhex(mac.replace(":", ""))

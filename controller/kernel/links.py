@@ -1,0 +1,184 @@
+"""The workloads' links: a veth pair each, wired so that neither side ever asks for a neighbour."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+from threading import Lock
+from typing import TYPE_CHECKING, Final
+
+from controller.errors import KernelRefused, RefusedError, TortieError
+from controller.kernel import link_messages as message
+from controller.kernel.link_names import HOST_LINK_PREFIX, HOST_MAC
+from controller.kernel.namespaces import check_namespace, entered
+from controller.kernel.netlink import NetlinkSocket, attributes
+from controller.kernel.route_messages import RT_SCOPE_UNIVERSE
+from controller.kernel.sysctls import guard_host_link, switch_ipv6
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from controller.kernel.link_messages import LinkFacts
+    from controller.kernel.netlink import Request
+    from controller.ports import WorkloadLink
+    from ipam.address import IPAddress
+
+#: Every workload's gateway, on every host: link-local (RFC 3927), and for IPv6 what HOST_MAC makes (RFC 4291, app. A).
+IPV4_GATEWAY: Final = ipaddress.IPv4Address("169.254.1.1")
+IPV6_GATEWAY: Final = ipaddress.IPv6Address("fe80::ecee:eeff:feee:eeee")
+
+
+class KernelLinks:
+    """The port `Links` in the namespace it was opened in; calls from several threads take turns.
+
+    Removing a link waits for every CPU (some 25 ms), so removals take turns of their own and hold up no wiring.
+    """
+
+    def __init__(self, *, timeout_seconds: float = 5.0) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._socket = NetlinkSocket(timeout_seconds=timeout_seconds)
+        self._removals = NetlinkSocket(timeout_seconds=timeout_seconds)
+        self._lock = Lock()
+        self._removals_lock = Lock()
+
+    def close(self) -> None:
+        """Close the sockets; the links stay."""
+        with self._lock, self._removals_lock:
+            self._socket.close()
+            self._removals.close()
+
+    def wire(self, namespace_descriptor: int, link: WorkloadLink) -> int:
+        """Make the link, its addresses, routes and neighbours as described, and return the host link's index."""
+        check_namespace(namespace_descriptor)
+        with self._lock:
+            created = self._ensure_pair(namespace_descriptor, link)
+            try:
+                index = self._facts(link.host_name).index
+                guard_host_link(link.host_name)
+                self._socket.require(f"setting up {link.host_name}", list(_host_side(index, link)))
+                self._set_up_container(namespace_descriptor, link)
+            except (TortieError, OSError):
+                if created:
+                    self._remove(self._socket, link.host_name)
+                raise
+            return index
+
+    def unwire(self, host_name: str) -> None:
+        """Remove the link; one that is already gone is no error."""
+        if not host_name.startswith(HOST_LINK_PREFIX):
+            raise RefusedError(f"link {host_name} is not ours: our links start with {HOST_LINK_PREFIX}")
+        with self._removals_lock:
+            self._remove(self._removals, host_name)
+
+    def list(self) -> dict[str, int]:
+        """Return the index of every workload link of ours on this host, by its host name."""
+        with self._lock:
+            found = map(message.link_facts, self._socket.dump(message.RTM_GETLINK, message.veth_query()))
+            return {
+                facts.name: facts.index
+                for facts in found
+                if facts.kind == "veth" and facts.name.startswith(HOST_LINK_PREFIX)
+            }
+
+    def _ensure_pair(self, descriptor: int, link: WorkloadLink) -> bool:
+        """Have the pair, and return whether it is new; a pair of this name that leads elsewhere gives way."""
+        if self._create(descriptor, link):
+            return True
+        present = _find(self._socket, link.host_name)
+        if present is not None:
+            if self._leads_to(descriptor, link.container_name, present):
+                return False
+            self._remove(self._socket, link.host_name)
+            if self._create(descriptor, link):
+                return True
+        raise RefusedError(
+            f"interface {link.container_name} exists in the workload's namespace already and is not ours; "
+            f"give this attachment another interface name"
+        )
+
+    def _create(self, descriptor: int, link: WorkloadLink) -> bool:
+        """Create the pair; false if either name is taken: the kernel does not say which."""
+        request = message.new_veth(link, HOST_MAC, descriptor)
+        for refusal in self._socket.exchange([request]):
+            if refusal.error_number == errno.EEXIST:
+                return False
+            raise KernelRefused(f"creating link {link.host_name}", refusal.error_number, refusal.text)
+        return True
+
+    def _leads_to(self, descriptor: int, container_name: str, host_end: LinkFacts) -> bool:
+        with entered(descriptor):
+            inside = NetlinkSocket(timeout_seconds=self._timeout_seconds)
+        try:
+            container_end = _find(inside, container_name)
+        finally:
+            inside.close()
+        return (
+            container_end is not None
+            and container_end.kind == host_end.kind == "veth"
+            and container_end.peer_index == host_end.index
+            and host_end.peer_index == container_end.index
+        )
+
+    def _facts(self, name: str) -> LinkFacts:
+        found = _find(self._socket, name)
+        if found is None:
+            raise KernelRefused(f"link {name}", errno.ENODEV, "it went away while it was being set up")
+        return found
+
+    def _set_up_container(self, descriptor: int, link: WorkloadLink) -> None:
+        with entered(descriptor):
+            inside = NetlinkSocket(timeout_seconds=self._timeout_seconds)
+            try:
+                index = socket.if_nametoindex(link.container_name)
+                switch_ipv6(link.container_name, on=any(address.version == 6 for address in link.addresses))  # noqa: PLR2004  the IP version
+                surplus = _surplus_addresses(inside, index, link)
+                requests = [*surplus, *_container_side(index, link)]
+                inside.require(f"setting up {link.container_name} behind {link.host_name}", requests)
+            except OSError as error:
+                raise KernelRefused(
+                    f"link {link.container_name} behind {link.host_name}", error.errno or 0, str(error)
+                ) from error
+            finally:
+                inside.close()
+
+    @staticmethod
+    def _remove(sender: NetlinkSocket, name: str) -> None:
+        for refusal in sender.exchange([message.link_removal(name)]):
+            if refusal.error_number != errno.ENODEV:
+                raise KernelRefused(f"removing link {name}", refusal.error_number, refusal.text)
+
+
+def _find(asked: NetlinkSocket, name: str) -> LinkFacts | None:
+    body = asked.get(message.RTM_GETLINK, message.link_query(name))
+    return None if body is None else message.link_facts(body)
+
+
+def _host_side(index: int, link: WorkloadLink) -> Iterator[Request]:
+    """Yield what the host's end needs; neighbours come after the link is up, which would drop them."""
+    yield message.link_up(index, HOST_MAC, link.mtu_bytes)
+    for address in link.addresses:
+        yield message.permanent_neighbour(index, address, link.container_mac)
+
+
+def _container_side(index: int, link: WorkloadLink) -> Iterator[Request]:
+    """Yield what the container's end needs, each step resting on those before it."""
+    yield message.loopback_up()
+    yield message.link_up(index, link.container_mac, link.mtu_bytes)
+    for address in link.addresses:
+        gateway: IPAddress = IPV4_GATEWAY if address.version == 4 else IPV6_GATEWAY  # noqa: PLR2004  the IP version
+        yield message.host_address(index, address)
+        yield message.permanent_neighbour(index, gateway, HOST_MAC)
+        if gateway == IPV4_GATEWAY:  # a link-local IPv6 gateway is on the link by definition
+            yield message.link_route(index, gateway)
+        yield message.default_route(index, gateway)
+
+
+def _surplus_addresses(inside: NetlinkSocket, index: int, link: WorkloadLink) -> Iterator[Request]:
+    """Yield the removal of global addresses that are left from another assignment."""
+    for body in inside.dump(message.RTM_GETADDR, message.address_query(index)):
+        _, prefix_length, _, scope, _ = message.IFADDRMSG.unpack_from(body)
+        found = dict(attributes(body, message.IFADDRMSG.size))
+        address = ipaddress.ip_address(found.get(message.IFA_LOCAL) or found[message.IFA_ADDRESS])
+        if scope == RT_SCOPE_UNIVERSE and address not in link.addresses:
+            yield message.address_removal(index, address, prefix_length)

@@ -1,0 +1,80 @@
+"""The host's and the links' settings under /proc/sys/net, of the namespace the calling thread is in."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from controller.errors import KernelRefused
+from controller.kernel.link_names import HOST_LINK_PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+log = logging.getLogger(__name__)
+
+_ROOT: Final = Path("/proc/sys/net")
+_ALL_LINKS: Final = ("all", "default", "lo")
+
+
+def enable_forwarding() -> None:
+    """Make the host a router for both families, and keep its own IPv6 autoconfiguration working.
+
+    A router ignores router advertisements on links with accept_ra=1 (Documentation/networking/ip-sysctl.rst), and the
+    host's own default route would run out; links that listened get accept_ra=2 before forwarding is turned on.
+    """
+    _write(_ROOT / "ipv4/ip_forward", "1")
+    if _read(_ROOT / "ipv4/conf/all/rp_filter") == "2":
+        log.warning(
+            "workloads can send from addresses that are not theirs: net.ipv4.conf.all.rp_filter is 2 and overrides "
+            "the strict check of each link; set it to 0 or 1"
+        )
+    links = _ROOT / "ipv6/conf"
+    if not links.is_dir() or _read(links / "all/forwarding") == "1":
+        return
+    for link in links.iterdir():
+        if link.name in _ALL_LINKS or link.name.startswith(HOST_LINK_PREFIX) or _read(link / "accept_ra") != "1":
+            continue
+        _write(link / "accept_ra", "2")
+        log.info("router advertisements stay accepted on a forwarding host", extra={"link": link.name})
+    _write(links / "all/forwarding", "1")
+
+
+def guard_host_link(name: str) -> None:
+    """Let the host forward for this link, and let the workload behind it neither spoof nor configure the host.
+
+    A strict reverse path check lets a packet in only if the route back to its source leads out of the same link.
+    """
+    _apply(f"ipv4/conf/{name}", {"forwarding": "1", "rp_filter": "1"})
+    _apply(f"ipv6/conf/{name}", {"accept_ra": "0", "accept_dad": "0", "disable_ipv6": "0", "forwarding": "1"})
+
+
+def switch_ipv6(name: str, *, on: bool) -> None:
+    """Have IPv6 on this link, or not; a kernel without IPv6 has none anyway."""
+    _apply(f"ipv6/conf/{name}", {"disable_ipv6": "0" if on else "1"})
+
+
+def _apply(directory: str, value_by_name: Mapping[str, str]) -> None:
+    path = _ROOT / directory
+    if not path.is_dir():  # a kernel without IPv6
+        return
+    for name, value in value_by_name.items():
+        _write(path / name, value)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise KernelRefused(f"reading {path}", error.errno or 0, error.strerror or str(error)) from error
+
+
+def _write(path: Path, value: str) -> None:
+    """Write what is not there already: some settings reset others when they are written."""
+    if _read(path) == value:
+        return
+    try:
+        path.write_text(value)
+    except OSError as error:
+        raise KernelRefused(f"writing {value} to {path}", error.errno or 0, error.strerror or str(error)) from error
