@@ -31,7 +31,9 @@
 #define DEADLINE_SECONDS 60 /* for the whole call; container runtimes give up after minutes */
 #endif
 
+#ifndef DEFAULT_SOCKET
 #define DEFAULT_SOCKET "/run/tortie/cni.sock"
+#endif
 #define DEFAULT_CNI_VERSION "1.1.0"
 #define CNI_VERSIONS "\"0.3.1\",\"0.4.0\",\"1.0.0\",\"1.1.0\""
 #define MAGIC "TCNI"
