@@ -1,0 +1,138 @@
+"""What the tests of address assignment share: stores that fail on demand, and a check of everything that must hold."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import pytest
+
+from controller.assignment.assigner import Assigner
+from controller.datamodel import keys
+from controller.datamodel.blocks import decode_block
+from controller.datamodel.records import encode_pool
+from controller.errors import ConflictError, StoreUnavailable
+from controller.ports import ABSENT, Entry, Operation, Put, Store, Version, WatchEvent
+from controller.store.memory import MemoryStore
+from ipam.pool import Pool
+from ipam.request import AssignRequest
+
+if TYPE_CHECKING:
+    from ipam.address import IPAddress
+
+
+class Fault(Enum):
+    """What may happen to an operation on the store."""
+
+    NONE = "none"
+    UNAVAILABLE_BEFORE = "the store fails before it applies the operation"
+    UNAVAILABLE_AFTER = "the store applies the operation and fails before it answers"
+    CONFLICT = "the store reports a conflict without saying which key"
+
+
+Decide = Callable[[str], Awaitable[Fault]]
+
+
+class StagedStore:
+    """A store that asks before each of its operations what is to happen to it."""
+
+    def __init__(self, store: Store, decide: Decide) -> None:
+        self._store = store
+        self._decide = decide
+
+    async def get(self, keys: Collection[str]) -> dict[str, Entry]:
+        """Read keys, if the stage lets it."""
+        fault = await self._decide("get")
+        if fault is not Fault.NONE:
+            raise StoreUnavailable("staged")
+        return await self._store.get(keys)
+
+    async def list(self, prefix: str) -> dict[str, Entry]:
+        """Read a prefix, if the stage lets it."""
+        fault = await self._decide("list")
+        if fault is not Fault.NONE:
+            raise StoreUnavailable("staged")
+        return await self._store.list(prefix)
+
+    async def commit(self, operations: Sequence[Operation]) -> dict[str, Version]:
+        """Commit, if the stage lets it."""
+        fault = await self._decide("commit")
+        if fault is Fault.UNAVAILABLE_BEFORE:
+            raise StoreUnavailable("staged, before")
+        if fault is Fault.CONFLICT:
+            raise ConflictError(())
+        versions = await self._store.commit(operations)
+        if fault is Fault.UNAVAILABLE_AFTER:
+            raise StoreUnavailable("staged, after")
+        return versions
+
+    def watch(self, prefix: str) -> AsyncGenerator[WatchEvent, None]:
+        """Watch without a stage."""
+        return self._store.watch(prefix)
+
+    async def close(self) -> None:
+        """Leave the store underneath open."""
+
+
+class World:
+    """A store with pools, nodes that assign on it, and what must hold of it at every moment."""
+
+    Fault = Fault
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+
+    async def add_pool(self, name: str, cidr: str, block_prefix_length: int) -> Pool:
+        """Write a pool."""
+        pool = Pool(name, ipaddress.ip_network(cidr), block_prefix_length)
+        await self.store.commit([Put(keys.pool(name), encode_pool(pool), ABSENT)])
+        return pool
+
+    @asynccontextmanager
+    async def started(self, node: str, decide: Decide | None = None) -> AsyncGenerator[Assigner]:
+        """Run an assigner for a node, on a stage if there is one who decides; its clock stands still."""
+        assigner = Assigner(self.staged(decide) if decide else self.store, node, lambda: 1000.0)
+        await assigner.start()
+        try:
+            yield assigner
+        finally:
+            await assigner.close()
+
+    def staged(self, decide: Decide) -> Store:
+        """Return the store with somebody who decides what happens to each operation."""
+        return StagedStore(self.store, decide)
+
+    @staticmethod
+    def request(handle: str, versions: Iterable[int] = (4,), pools: Iterable[str] = ()) -> AssignRequest:
+        """Make a request."""
+        return AssignRequest(handle, f"{handle[:20]}-pod", "default", "tt0", tuple(versions), tuple(pools))
+
+    async def check(self) -> dict[str, list[tuple[str, IPAddress]]]:
+        """Check everything that must always hold, and return (node, address) by handle."""
+        held: dict[str, list[tuple[str, IPAddress]]] = {}
+        seen: set[IPAddress] = set()
+        expected_shares = set()
+        for key, entry in (await self.store.list(keys.BLOCKS)).items():
+            # Decoding checks that free and held ordinals make up the block.
+            block = decode_block(key, entry.value)
+            if block.affinity is not None:
+                expected_shares.add(keys.owned(block.affinity, block.cidr))
+            expected_shares |= {keys.held(node, block.cidr) for node in block.holding_nodes() if node != block.affinity}
+            for address, holder in block.assignments():
+                assert address not in seen, f"{address} has two holders"
+                seen.add(address)
+                held.setdefault(holder.handle, []).append((holder.node, address))
+        shares = {key for key in await self.store.list(keys.SHARES) if not key.endswith("/anchor")}
+        assert shares == expected_shares
+        return held
+
+
+@pytest.fixture
+async def world() -> AsyncGenerator[World]:
+    """Give an empty world."""
+    world = World()
+    yield world
+    await world.store.close()
