@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from controller.ports import Entry, Operation, Version, WatchEvent
+    from controller.store.sqlite_file import State
 
 _Result = TypeVar("_Result")
 
@@ -66,7 +67,7 @@ class SqliteStore:
         check_prefix(prefix)
         delivered = Delivered()
         backoff = Backoff()
-        revision: int | None = None
+        state: State | None = None
         event: WatchEvent | None
         with self._wakes.following(prefix) as wake:
             while not self._closed:
@@ -74,12 +75,12 @@ class SqliteStore:
                 pause_seconds = _POLL_SECONDS
                 try:
                     event = None
-                    if revision is None or await self._ask(SqliteFile.revision) != revision:
-                        revision, entries = await self._ask(lambda file: file.list(prefix))
+                    if state is None or await self._ask(SqliteFile.state) != state:
+                        state, entries = await self._ask(lambda file: file.list(prefix))
                         event = delivered.advance(entries)
                     backoff.reset()
                 except (StoreUnavailable, StoreDenied) as error:
-                    revision = None
+                    state = None
                     pause_seconds = backoff.next_seconds()
                     event = delivered.interrupt(str(error))
                 if event is not None and not self._closed:

@@ -14,7 +14,7 @@ import os
 import sqlite3
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from controller.errors import StoreUnavailable
 from controller.ports import ABSENT, Check, Entry, Put, Version
@@ -35,6 +35,10 @@ _SCHEMA: Final = (
 )
 #: Sorts after every character that a key may hold, and so after every key that starts with what it is appended to.
 _LAST_CHARACTER: Final = "\U0010ffff"
+
+
+#: Device, inode and revision.
+State: TypeAlias = tuple[tuple[int, int], int]
 
 
 class SqliteFile:
@@ -71,25 +75,24 @@ class SqliteFile:
             entries = {key: self._entry(key) for key in keys}
         return {key: entry for key, entry in entries.items() if entry is not None}
 
-    def list(self, prefix: str) -> tuple[int, dict[str, Entry]]:
-        """Return the revision, and the entries whose keys start with the prefix as of that revision."""
+    def list(self, prefix: str) -> tuple[State, dict[str, Entry]]:
+        """Return the entries whose keys start with the prefix, and the state of the file they belong to."""
         query = "SELECT key, value, version FROM entries WHERE key >= ? AND key < ? ORDER BY key"
         with self._transaction("DEFERRED"):
             rows = self._connection.execute(query, (prefix, prefix + _LAST_CHARACTER))
             entries = {key: Entry(value, Version(version)) for key, value, version in rows}
-            return self.revision(), entries
+            return self.state(), entries
 
-    def revision(self) -> int:
-        """Return the number of the last transaction that wrote."""
-        number: int = self._connection.execute("SELECT number FROM revision").fetchone()[0]
-        return number
+    def state(self) -> State:
+        """Return what is equal only while nothing was written and the file was not replaced by another."""
+        return self._identity, self._revision()
 
     def commit(self, operations: Sequence[Operation]) -> dict[str, Version]:
         """Apply all operations or none; raises `ConflictError`."""
         with self._transaction("IMMEDIATE"):
             present = {operation.key: self._entry(operation.key) for operation in operations}
             check_versions(operations, lambda key: ABSENT if (entry := present[key]) is None else entry.version)
-            version = Version(self.revision() + 1)
+            version = Version(self._revision() + 1)
             versions: dict[str, Version] = {}
             for operation in operations:
                 entry = present[operation.key]
@@ -105,6 +108,10 @@ class SqliteFile:
                     versions[operation.key] = version
             self._connection.execute("UPDATE revision SET number = ?", (version,))
         return versions
+
+    def _revision(self) -> int:
+        number: int = self._connection.execute("SELECT number FROM revision").fetchone()[0]
+        return number
 
     def _entry(self, key: str) -> Entry | None:
         row = self._connection.execute("SELECT value, version FROM entries WHERE key = ?", (key,)).fetchone()
