@@ -15,21 +15,26 @@ if TYPE_CHECKING:
 class WorkloadLinks:
     """Wires and unwires, and knows the index of every workload link.
 
-    All calls run one after the other in one thread (entering a namespace changes the thread that does it), and each
-    outcome is recorded on the event loop in that same order, before the caller sees it: a listing that began before a
-    link was wired can never hide it.
+    Wiring and listing run one after the other in one thread (entering a namespace changes the thread that does it), and
+    each outcome is recorded on the event loop in that same order, before the caller sees it: a listing that began
+    before a link was wired can never hide it. Removals wait for every CPU, so they have a thread of their own.
     """
 
-    def __init__(self, links: Links, changed: Callable[[], None]) -> None:
+    def __init__(self, links: Links) -> None:
         self._links = links
-        self._changed = changed
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="links")
+        self._callbacks: list[Callable[[], None]] = []
+        self._wiring = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wiring")
+        self._removing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="removing")
         self._index_of: dict[str, int] = {}
 
     @property
     def index_of(self) -> Mapping[str, int]:
         """The index of each workload link, by its name."""
         return self._index_of
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Call this whenever `index_of` has changed, before the caller of the method that changed it goes on."""
+        self._callbacks.append(callback)
 
     async def wire(self, namespace_descriptor: int, link: WorkloadLink) -> int:
         """Make the link and return its index; raises as `Links.wire` does."""
@@ -40,7 +45,7 @@ class WorkloadLinks:
             return index
 
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, work)
+        return await loop.run_in_executor(self._wiring, work)
 
     async def unwire(self, host_name: str) -> None:
         """Remove the link; one that is gone is no error."""
@@ -50,7 +55,7 @@ class WorkloadLinks:
             loop.call_soon_threadsafe(self._record, host_name, None)
 
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, work)
+        await loop.run_in_executor(self._removing, work)
 
     async def refresh(self) -> None:
         """Read the links anew from the kernel."""
@@ -60,20 +65,25 @@ class WorkloadLinks:
             loop.call_soon_threadsafe(self._replace, found)
 
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, work)
+        await loop.run_in_executor(self._wiring, work)
 
     def close(self) -> None:
-        """End the thread once what it does is done."""
-        self._thread.shutdown()
+        """End the threads once what they do is done."""
+        self._wiring.shutdown()
+        self._removing.shutdown()
 
     def _record(self, name: str, index: int | None) -> None:
         if index is None:
             self._index_of.pop(name, None)
         else:
             self._index_of[name] = index
-        self._changed()
+        self._tell()
 
     def _replace(self, found: dict[str, int]) -> None:
         if found != self._index_of:
             self._index_of = found
-            self._changed()
+            self._tell()
+
+    def _tell(self) -> None:
+        for callback in self._callbacks:
+            callback()

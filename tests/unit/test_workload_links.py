@@ -40,7 +40,8 @@ async def test_a_listing_that_began_before_the_wiring_does_not_hide_the_link() -
     """Otherwise the route of a container that was just wired would be taken away again."""
     kernel = SlowLinks()
     changes: list[dict[str, int]] = []
-    links = WorkloadLinks(kernel, lambda: changes.append(dict(links.index_of)))
+    links = WorkloadLinks(kernel)
+    links.on_change(lambda: changes.append(dict(links.index_of)))
     refreshing = asyncio.create_task(links.refresh())
     await asyncio.to_thread(kernel.listing.wait, 10)
     wiring = asyncio.create_task(links.wire(0, LINK))

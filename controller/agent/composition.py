@@ -1,0 +1,241 @@
+"""The agent: every part built once, connected, and run together; what one learns wakes the one decision.
+
+Nothing is asked of the kernel or the speaker before the store's snapshot is known, so an agent that starts without a
+store leaves everything as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from controller.agent.addressing import find_node
+from controller.agent.api import ApiServer
+from controller.agent.cluster import Cluster, fold
+from controller.agent.decision import Timing
+from controller.agent.notify import notify
+from controller.agent.registration import register
+from controller.agent.routing import Routing
+from controller.agent.status import Observed, obstacle, status_of
+from controller.assignment.assigner import Assigner
+from controller.cni.backend import WorkloadBackend
+from controller.cni.server import bind, serve
+from controller.datamodel import keys
+from controller.errors import ConflictError, TortieError
+from controller.kernel.addresses import interface_addresses, uplink_mtu
+from controller.kernel.links import KernelLinks
+from controller.kernel.monitor import KernelChange, KernelMonitor
+from controller.kernel.routes import KernelFib
+from controller.kernel.sysctls import enable_forwarding
+from controller.ports import Interrupted
+from controller.reconcile.links import WorkloadLinks
+from controller.reconcile.programmer import RouteProgrammer
+from controller.speaker.client import SidecarSpeaker
+from controller.store.opening import StoreSettings, open_store
+
+if TYPE_CHECKING:
+    from controller.agent.api import Status
+    from controller.datamodel.records import Node
+    from controller.ports import Store
+    from controller.settings import Settings
+
+log = logging.getLogger(__name__)
+
+#: How long a failed step waits before it is tried again, in seconds.
+_RETRY_SECONDS = 1.0
+#: How often links and addresses are read anew without any hint, in seconds.
+_RESYNC_SECONDS = 90.0
+
+
+class Agent:
+    """One host's agent; build it with `create`, then `run` it until cancelled."""
+
+    def __init__(self, settings: Settings, node: Node, uplinks: tuple[str, ...], store: Store) -> None:
+        self._settings = settings
+        self._node = node
+        self._uplinks = uplinks
+        self._store = store
+        self._store_reason: str | None = "not reached yet"
+        self._register = asyncio.Event()
+        self._assigning = asyncio.Event()
+        self._look = asyncio.Event()
+        self._mtu_bytes = settings.mtu_bytes
+        self._assigner = Assigner(store, node.name, time.time)
+        self._fib = KernelFib()
+        self._kernel_links = KernelLinks()
+        self._links = WorkloadLinks(self._kernel_links)
+        self._programmer = RouteProgrammer(self._fib)
+        self._speaker = SidecarSpeaker(settings.bgp_socket)
+        self._routing = Routing(
+            node=node,
+            timing=Timing(settings.hold_time_seconds, settings.restart_time_seconds),
+            assigner=self._assigner,
+            links=self._links,
+            programmer=self._programmer,
+            speaker=self._speaker,
+        )
+        self._assigner.on_change(self._routing.mark)
+        self._links.on_change(self._routing.mark)
+        self._monitor = KernelMonitor(self._fib.port_id, self._hinted)
+        self._api = ApiServer(settings.agent_socket, self.status)
+
+    @classmethod
+    async def create(cls, settings: Settings) -> Agent:
+        """Find the node's addresses, let the kernel forward, and build the parts.
+
+        Waits for an address that is not there yet; raises `RefusedError` for a setting that cannot be met.
+        """
+        store = open_store(StoreSettings.of(settings))
+        node, uplinks = await find_node(settings)
+        await asyncio.to_thread(enable_forwarding)
+        return cls(settings, node, uplinks, store)
+
+    async def run(self) -> None:
+        """Serve until cancelled; then close every connection and leave routes, links and sessions as they are."""
+        listener = bind(self._settings.cni_socket)
+        try:
+            await self._api.start()
+            await self._read_kernel()
+            self._monitor.start(asyncio.get_running_loop())
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._keep_registered(), name="registration")
+                tasks.create_task(self._assign(), name="assignment")
+                tasks.create_task(self._watch_cluster(), name="cluster")
+                tasks.create_task(self._keep_looking(), name="kernel")
+                tasks.create_task(self._listen(), name="speaker")
+                tasks.create_task(self._routing.run(), name="routing")
+                tasks.create_task(self._programmer.run(), name="programmer")
+                tasks.create_task(serve(listener, self._settings.cni_socket, self._backend()), name="cni")
+                tasks.create_task(self._announce_readiness(), name="readiness")
+        finally:
+            await self._close()
+
+    def status(self) -> Status:
+        """Return what `tortiectl node status` shows."""
+        return status_of(self._observed())
+
+    def _observed(self) -> Observed:
+        cluster = self._routing.cluster or Cluster()
+        return Observed(
+            node=self._node,
+            version=version("tortie"),
+            node_names={address: node.name for node in cluster.nodes.values() for address in node.addresses},
+            store_kind=self._settings.store,
+            store_reason=self._store_reason,
+            speaker_reason=self._routing.speaker_lost,
+            peers=self._routing.peers,
+            sessions=self._speaker.sessions,
+            decision=self._routing.decision,
+            routes_in_sync=self._programmer.in_sync.is_set(),
+            route_failures=self._programmer.failures,
+            holders=self._assigner.holders(),
+            pool_count=len(cluster.pools),
+        )
+
+    def _backend(self) -> WorkloadBackend:
+        return WorkloadBackend(
+            addresses=self._assigner,
+            links=self._links,
+            routes=self._programmer,
+            default_mtu_bytes=lambda: self._mtu_bytes,
+            obstacle=lambda: obstacle(self._observed()),
+        )
+
+    async def _keep_registered(self) -> None:
+        """Write the node's record, and write it again when somebody took it away."""
+        while True:
+            try:
+                if await register(self._store, self._node):
+                    log.info("node registered", extra={"node": self._node.name, "addresses": self._node.addresses})
+                self._register.clear()
+                await self._register.wait()
+            except ConflictError:
+                continue
+            except TortieError as error:
+                log.warning("node could not be registered yet", extra={"reason": str(error)})
+            await asyncio.sleep(_RETRY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311  spreads retries
+
+    async def _assign(self) -> None:
+        """Start assigning as soon as the store answers, then follow the node's own share."""
+        while True:
+            try:
+                await self._assigner.start()
+                break
+            except TortieError as error:
+                log.warning("own blocks are not known yet", extra={"reason": str(error)})
+            await asyncio.sleep(_RETRY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311  spreads retries
+        self._assigning.set()
+        async for event in self._store.watch(keys.share(self._node.name)):
+            if not isinstance(event, Interrupted):
+                self._assigner.observe_share(event)
+
+    async def _watch_cluster(self) -> None:
+        """Follow pools and nodes; what was known stays known while the store is away."""
+        cluster = Cluster()
+        async for event in self._store.watch(keys.CLUSTER):
+            if isinstance(event, Interrupted):
+                log.warning("store is not reachable; everything stays as it is", extra={"reason": event.reason})
+                self._store_reason = event.reason
+                continue
+            if self._store_reason is not None:
+                log.info("store is reachable", extra={"kind": self._settings.store})
+            self._store_reason = None
+            cluster = fold(cluster, event)
+            self._assigner.set_pools(cluster.pools)
+            await self._assigning.wait()
+            self._routing.learn_cluster(cluster)
+            if cluster.nodes.get(self._node.name) != self._node:
+                self._register.set()
+
+    async def _listen(self) -> None:
+        async for event in self._speaker.events():
+            self._routing.learn_event(event)
+
+    def _hinted(self, change: KernelChange) -> None:
+        if change is not KernelChange.ADDRESSES:
+            self._programmer.kernel_changed()
+        if change is not KernelChange.ROUTES:
+            self._look.set()
+
+    async def _keep_looking(self) -> None:
+        """Read links and addresses again at every hint, and now and then without one."""
+        while True:
+            try:
+                async with asyncio.timeout(_RESYNC_SECONDS * random.uniform(0.9, 1.1)):  # noqa: S311  jitter
+                    await self._look.wait()
+            except TimeoutError:
+                log.debug("reading links and addresses without a hint")
+            self._look.clear()
+            try:
+                await self._read_kernel()
+            except TortieError as error:
+                log.warning("links and addresses could not be read", extra={"reason": str(error)})
+                await asyncio.sleep(_RETRY_SECONDS)
+                self._look.set()
+
+    async def _read_kernel(self) -> None:
+        await self._links.refresh()
+        self._routing.learn_interfaces(await asyncio.to_thread(interface_addresses))
+        self._mtu_bytes = self._settings.mtu_bytes or await asyncio.to_thread(uplink_mtu, self._uplinks)
+
+    async def _announce_readiness(self) -> None:
+        """Tell systemd once the store's snapshot is known and the kernel has every route that follows from it."""
+        await self._assigning.wait()
+        await self._programmer.in_sync.wait()
+        log.info("ready", extra={"node": self._node.name})
+        notify("READY=1")
+
+    async def _close(self) -> None:
+        self._monitor.close()
+        await self._api.stop()
+        await self._assigner.close()
+        await self._speaker.close()
+        await self._store.close()
+        self._links.close()
+        self._programmer.close()
+        self._kernel_links.close()
+        self._fib.close()

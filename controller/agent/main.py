@@ -1,0 +1,68 @@
+"""The command `tortie-agent`: settings, logging, and a clean start and stop around the agent."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from controller.agent import logs
+from controller.agent.composition import Agent
+from controller.agent.notify import notify
+from controller.errors import TortieError
+from controller.settings import DEFAULT_FILE, FILE_VARIABLE, Settings, load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+
+def _with_setting_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give the command one flag for each setting; a flag that is not given leaves the file and environment to speak."""
+    for name, field in reversed(Settings.model_fields.items()):
+        default = "" if field.default_factory else f"  [default: {'none' if field.default is None else field.default}]"
+        flag = "--" + name.replace("_", "-")
+        command = click.option(flag, name, default=None, help=f"{field.description}{default}")(command)
+    return command
+
+
+@click.command(context_settings={"max_content_width": 120})
+@_with_setting_flags
+def main(**flags: Any) -> None:  # noqa: ANN401  what click parsed; the settings check each
+    """Make this host a router: wire its containers, program its kernel routes, keep its BGP peers.
+
+    Settings come from the file, then the environment, then these flags; the later wins.
+    """
+    try:
+        settings = load({name: value for name, value in flags.items() if value is not None})
+        logs.configure(settings.log_level)
+        asyncio.run(_run(settings))
+    except TortieError as error:
+        click.echo(f"tortie-agent: error: {error}", err=True)
+        sys.exit(1)
+
+
+main.epilog = (
+    f"The file is {DEFAULT_FILE} or the one {FILE_VARIABLE} names, in TOML; environment variables are TORTIE_ and the "
+    f"setting in capitals, for example TORTIE_NODE_NAME."
+)
+
+
+async def _run(settings: Settings) -> None:
+    """Run the agent until SIGTERM or SIGINT, then stop it; routes and sessions stay as they are."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    agent = await Agent.create(settings)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(agent.run())
+        await stop.wait()
+        log.info("stopping; routes, sessions and containers stay as they are")
+        notify("STOPPING=1")
+        running.cancel()

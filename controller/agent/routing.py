@@ -1,0 +1,128 @@
+"""The one place that decides: whatever changes, the whole desired state is computed anew and handed on.
+
+It owns the Adj-RIB-In and what is known of the cluster; others feed it and read what it decided.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from bgp.events import SpeakerLost
+from bgp.rib import AdjRibIn
+from controller.agent.decision import Knowledge, decide, peers_of
+
+if TYPE_CHECKING:
+    from bgp.events import SpeakerEvent
+    from bgp.peer import Peer
+    from controller.agent.cluster import Cluster
+    from controller.agent.decision import Decision, Timing
+    from controller.assignment.assigner import Assigner
+    from controller.datamodel.records import Node
+    from controller.ports import InterfaceAddress, Speaker
+    from controller.reconcile.links import WorkloadLinks
+    from controller.reconcile.programmer import RouteProgrammer
+
+log = logging.getLogger(__name__)
+
+
+class Routing:
+    """Turns what is known into desired routes, peers and announcements, as often as something changes.
+
+    Nothing is handed on before the store's snapshot is known (`learn_cluster`), so that an agent without a store leaves
+    routes and sessions as it found them.
+    """
+
+    def __init__(
+        self,
+        *,
+        node: Node,
+        timing: Timing,
+        assigner: Assigner,
+        links: WorkloadLinks,
+        programmer: RouteProgrammer,
+        speaker: Speaker,
+    ) -> None:
+        self._node = node
+        self._timing = timing
+        self._assigner = assigner
+        self._links = links
+        self._programmer = programmer
+        self._speaker = speaker
+        self._rib = AdjRibIn()
+        self._interfaces: tuple[InterfaceAddress, ...] = ()
+        self._dirty = asyncio.Event()
+        self.cluster: Cluster | None = None
+        self.peers: tuple[Peer, ...] = ()
+        self.decision: Decision | None = None
+        self.speaker_lost: str | None = "not connected yet"
+
+    def mark(self) -> None:
+        """Take note that something a decision rests on has changed."""
+        self._dirty.set()
+
+    def learn_cluster(self, cluster: Cluster) -> None:
+        """Take in pools and nodes as of now."""
+        self.cluster = cluster
+        self.peers = peers_of(self._node, cluster, self._timing)
+        self._rib.configure(self.peers, time.monotonic())
+        self.mark()
+
+    def learn_interfaces(self, interfaces: tuple[InterfaceAddress, ...]) -> None:
+        """Take in the addresses of the host's interfaces as of now."""
+        if interfaces != self._interfaces:
+            self._interfaces = interfaces
+            self.mark()
+
+    def learn_event(self, event: SpeakerEvent) -> None:
+        """Take in one event of the speaker."""
+        if isinstance(event, SpeakerLost):
+            log.warning("bgp sidecar is gone; learned routes stay", extra={"reason": event.reason})
+            self.speaker_lost = event.reason
+        else:
+            self.speaker_lost = None
+        self._rib.feed(event, time.monotonic())
+        self.mark()
+
+    async def run(self) -> None:
+        """Decide whenever something changed or a route's time as stale is over, until cancelled."""
+        while True:
+            await self._until_due()
+            self._dirty.clear()
+            await self.iterate()
+
+    async def iterate(self) -> None:
+        """Decide once, on what is known now."""
+        self._rib.expire(time.monotonic())
+        if self.cluster is None:
+            return
+        self.decision = decide(self._known(self.cluster))
+        # No await between reading and setting: an address wired in between would lose its route again.
+        self._programmer.set(self.decision.routes)
+        await self._speaker.set(self.peers, self.decision.announcements)
+
+    def _known(self, cluster: Cluster) -> Knowledge:
+        holders = self._assigner.holders()
+        return Knowledge(
+            node=self._node,
+            cluster=cluster,
+            own_blocks=tuple(block.cidr for block in self._assigner.own_blocks()),
+            link_of={address: holder.interface for address, holder in holders.items()},
+            index_of=dict(self._links.index_of),
+            interfaces=self._interfaces,
+            learned=self._rib.routes(),
+            settled=self._rib.settled(time.monotonic()),
+        )
+
+    async def _until_due(self) -> None:
+        expiry = self._rib.next_expiry()
+        if expiry is None:
+            await self._dirty.wait()
+            return
+        try:
+            async with asyncio.timeout(max(0.0, expiry - time.monotonic())):
+                await self._dirty.wait()
+        except TimeoutError:
+            return

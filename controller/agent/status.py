@@ -1,0 +1,136 @@
+"""What the agent tells about itself, made of what its parts know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from controller.agent.api import (
+    BgpStatus,
+    PeerStatus,
+    RouteProblem,
+    RoutesStatus,
+    Status,
+    StoreStatus,
+    WorkloadStatus,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bgp.events import SessionStatus
+    from bgp.peer import Peer
+    from controller.agent.decision import Decision
+    from controller.datamodel.records import Node
+    from controller.ports import RouteFailure
+    from ipam.address import IPAddress, IPNetwork
+    from ipam.block import Holder
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What the parts of the agent know at one moment.
+
+    `store_reason` and `speaker_reason` are None while connected. `programmed` is None before the first decision.
+    """
+
+    node: Node
+    version: str
+    node_names: Mapping[IPAddress, str]
+    store_kind: str
+    store_reason: str | None
+    speaker_reason: str | None
+    peers: tuple[Peer, ...]
+    sessions: Mapping[IPAddress, SessionStatus]
+    decision: Decision | None
+    routes_in_sync: bool
+    route_failures: Mapping[IPNetwork, RouteFailure]
+    holders: Mapping[IPAddress, Holder]
+    pool_count: int
+
+
+def status_of(observed: Observed) -> Status:
+    """Return the status; an ADD would succeed while `ready` is true."""
+    problems = _problems(observed)
+    return Status(
+        node=observed.node.name,
+        version=observed.version,
+        ready=obstacle(observed) is None,
+        problems=problems,
+        addresses=tuple(str(address) for address in observed.node.addresses),
+        store=StoreStatus(observed.store_kind, observed.store_reason is None, observed.store_reason or ""),
+        routes=_routes(observed),
+        bgp=_bgp(observed),
+        workloads=_workloads(observed.holders),
+    )
+
+
+def obstacle(observed: Observed) -> str | None:
+    """Return why a new workload could not be wired now, or None."""
+    if observed.store_reason is not None:
+        return f"the {observed.store_kind} store is not reachable: {observed.store_reason}"
+    if observed.decision is None:
+        return "the store's snapshot is not known yet"
+    if observed.pool_count == 0:
+        return "there is no pool; create one with tortiectl apply"
+    return None
+
+
+def _problems(observed: Observed) -> tuple[str, ...]:
+    first = obstacle(observed)
+    problems = [] if first is None else [first]
+    if observed.speaker_reason is not None:
+        problems.append(f"the BGP sidecar is not connected: {observed.speaker_reason}; learned routes stay as they are")
+    problems += [f"route {prefix}: {failure.reason}" for prefix, failure in observed.route_failures.items()]
+    if observed.decision is not None:
+        problems += [
+            f"{missing.prefix} has next hop {missing.next_hop}, which lies in no subnet of this host's interfaces"
+            for missing in observed.decision.unresolved
+        ]
+    return tuple(problems)
+
+
+def _routes(observed: Observed) -> RoutesStatus:
+    count = 0 if observed.decision is None else len(observed.decision.routes.routes)
+    failures = tuple(
+        RouteProblem(str(prefix), failure.reason)
+        for prefix, failure in sorted(observed.route_failures.items(), key=str)
+    )
+    return RoutesStatus(observed.routes_in_sync, count, failures)
+
+
+def _bgp(observed: Observed) -> BgpStatus:
+    decision = observed.decision
+    return BgpStatus(
+        connected=observed.speaker_reason is None,
+        peers=tuple(_peer(peer, observed) for peer in observed.peers),
+        learned_count=0 if decision is None else decision.learned_count,
+        rejected_counts={} if decision is None else {why.value: count for why, count in decision.rejected.items()},
+    )
+
+
+def _peer(peer: Peer, observed: Observed) -> PeerStatus:
+    session = observed.sessions.get(peer.address)
+    state, since, info = ("unknown", 0.0, "") if session is None else (session.state.value, session.since, session.info)
+    if observed.speaker_reason is not None:
+        state, info = "unknown", "the BGP sidecar is not connected"
+    name = observed.node_names.get(peer.address, "")
+    return PeerStatus(str(peer.address), name, peer.origin.value, state, since, info)
+
+
+def _workloads(holders: Mapping[IPAddress, Holder]) -> tuple[WorkloadStatus, ...]:
+    addresses_of: dict[str, list[IPAddress]] = {}
+    holder_of: dict[str, Holder] = {}
+    for address, holder in holders.items():
+        addresses_of.setdefault(holder.handle, []).append(address)
+        holder_of[holder.handle] = holder
+    return tuple(
+        WorkloadStatus(
+            handle=handle,
+            workload=holder.workload,
+            namespace=holder.namespace,
+            interface=holder.interface,
+            addresses=tuple(str(a) for a in sorted(addresses_of[handle], key=lambda a: (a.version, int(a)))),
+        )
+        for handle, holder in sorted(holder_of.items())
+    )
