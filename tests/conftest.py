@@ -44,7 +44,8 @@ class ConsulServer:
             "ports": {"http": self.port, "dns": -1, "serf_lan": serf_port, "serf_wan": -1, "server": server_port},
             "performance": {"raft_multiplier": 1},
             "disable_update_check": True,
-            "limits": {"http_max_conns_per_client": 2000},
+            # More than the tests open at once, and below the 1024 files that a login shell allows by default.
+            "limits": {"http_max_conns_per_client": 900},
         }
         if settings is not None and "cert_file" in settings:
             configuration["ports"]["https"] = https_port
