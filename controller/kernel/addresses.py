@@ -1,0 +1,116 @@
+"""The addresses of the host's interfaces, and the one that stands for the node.
+
+pyroute2 runs an event loop of its own inside its calls: from asyncio code these functions belong into a thread.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import ipaddress
+import socket
+import struct
+from typing import TYPE_CHECKING, Any, Final
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from controller.errors import KernelRefused
+from controller.kernel.node_address import chosen
+from controller.kernel.route_messages import RT_SCOPE_UNIVERSE, RT_TABLE_MAIN
+from controller.ports import InterfaceAddress
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from ipam.address import IPAddress
+
+# include/uapi/linux/if_addr.h: a temporary address changes daily, a deprecated one is on its way out, and a tentative
+# or failed one may be somebody else's.
+_IFA_F_TEMPORARY: Final = 0x01
+_IFA_F_DADFAILED: Final = 0x08
+_IFA_F_DEPRECATED: Final = 0x20
+_IFA_F_TENTATIVE: Final = 0x40
+_UNFIT: Final = _IFA_F_TEMPORARY | _IFA_F_DADFAILED | _IFA_F_DEPRECATED | _IFA_F_TENTATIVE
+_FAMILY_BY_VERSION: Final = {4: int(socket.AF_INET), 6: int(socket.AF_INET6)}
+_SIOCGIFMTU: Final = 0x8921
+#: struct ifreq as far as SIOCGIFMTU fills it: the name, the MTU, and the rest of the union.
+_IFREQ: Final = struct.Struct("=16si20x")
+
+
+def interface_addresses() -> tuple[InterfaceAddress, ...]:
+    """Return every lasting address of this namespace's interfaces, in the kernel's order: primary ones first."""
+    with IPRoute() as route:
+        name_by_index = _named_links(route)
+        return tuple(
+            _interface_address(found, name_by_index[found["index"]])
+            for found in route.get_addr()
+            if found["index"] in name_by_index and not (found.get_attr("IFA_FLAGS") or 0) & _UNFIT
+        )
+
+
+def choose_node_address(method: str, version: int) -> InterfaceAddress:
+    """Return this host's address of an IP version as the method says; see `node_address.METHODS`.
+
+    Raises `RefusedError` that says what was found and how to set it.
+    """
+    return chosen(method, version, _Kernel())
+
+
+def uplink_mtu(interfaces: Collection[str]) -> int:
+    """Return the smallest MTU of these interfaces, in bytes: what fits through whichever way a packet takes."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asked:
+        return min(_mtu(asked, name) for name in interfaces)
+
+
+class _Kernel:
+    """This namespace as the choice of a node address sees it."""
+
+    def addresses(self) -> tuple[InterfaceAddress, ...]:
+        return interface_addresses()
+
+    def default_route_links(self, version: int) -> list[int]:
+        with IPRoute() as route:
+            defaults = list(route.get_default_routes(family=_FAMILY_BY_VERSION[version], table=RT_TABLE_MAIN))
+        defaults.sort(key=lambda found: found.get_attr("RTA_PRIORITY") or 0)
+        return [index for found in defaults for index in _links_of(found)]
+
+    def source_towards(self, destination: IPAddress) -> IPAddress | None:
+        with IPRoute() as route:
+            try:
+                (found,) = route.route("get", dst=str(destination), family=_FAMILY_BY_VERSION[destination.version])
+            except NetlinkError:  # ENETUNREACH and its kin: there is no route
+                return None
+            source = found.get_attr("RTA_PREFSRC")
+        return None if source is None else ipaddress.ip_address(source)
+
+
+def _links_of(found: Any) -> list[int]:  # noqa: ANN401  a pyroute2 message
+    index = found.get_attr("RTA_OIF")
+    if index is not None:
+        return [index]
+    return [hop["oif"] for hop in found.get_attr("RTA_MULTIPATH") or ()]
+
+
+def _named_links(route: Any) -> Mapping[int, str]:  # noqa: ANN401  pyroute2 ships no types
+    return {found["index"]: str(found.get_attr("IFLA_IFNAME")) for found in route.get_links()}
+
+
+def _interface_address(found: Any, name: str) -> InterfaceAddress:  # noqa: ANN401  a pyroute2 message
+    # On a point-to-point link IFA_ADDRESS is the other end; IFA_LOCAL, where there is one, is always ours.
+    address = ipaddress.ip_address(found.get_attr("IFA_LOCAL") or found.get_attr("IFA_ADDRESS"))
+    other = ipaddress.ip_address(found.get_attr("IFA_ADDRESS"))
+    return InterfaceAddress(
+        interface=name,
+        link_index=int(found["index"]),
+        address=address,
+        network=ipaddress.ip_network((other, found["prefixlen"]), strict=False),
+        scope_global=found["scope"] == RT_SCOPE_UNIVERSE and not address.is_loopback,
+    )
+
+
+def _mtu(asked: socket.socket, name: str) -> int:
+    try:
+        answer = fcntl.ioctl(asked, _SIOCGIFMTU, _IFREQ.pack(name.encode(), 0))
+    except OSError as error:
+        raise KernelRefused(f"asking for the MTU of {name}", error.errno or 0, error.strerror or str(error)) from error
+    return int(_IFREQ.unpack(answer)[1])

@@ -1,0 +1,71 @@
+"""The difference between the routes there should be and those there are; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from controller.ports import KernelRoute
+    from ipam.address import IPNetwork
+
+
+class Sweep(Enum):
+    """Which of our routes may be removed when they are not desired.
+
+    What is not known yet must not be taken for unwanted: before the store is in sync nothing is removed, before BGP is
+    in sync only LOCAL routes are, those without a gateway.
+    """
+
+    NOTHING = "nothing"
+    LOCAL = "local"
+    EVERYTHING = "everything"
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredRoutes:
+    """Every route there should be, by its prefix, and what may be removed besides."""
+
+    routes: Mapping[IPNetwork, KernelRoute]
+    sweep: Sweep
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What turns the actual routes into the desired ones."""
+
+    upserts: tuple[KernelRoute, ...]
+    removals: tuple[KernelRoute, ...]
+
+
+def difference(desired: DesiredRoutes, actual: Mapping[IPNetwork, KernelRoute]) -> Difference:
+    """Return the routes to add or replace, and those to remove as far as the sweep allows."""
+    present = actual.get
+    upserts = tuple(route for prefix, route in desired.routes.items() if not is_same(route, present(prefix)))
+    removals = tuple(
+        route for prefix, route in actual.items() if prefix not in desired.routes and _may_go(route, desired.sweep)
+    )
+    return Difference(upserts, removals)
+
+
+def is_same(desired: KernelRoute, actual: KernelRoute | None) -> bool:
+    """Whether two routes lead the same way; the order of next hops means nothing to the kernel."""
+    # Identity first: what a resync finds unchanged are mostly the very same objects, and comparing addresses is slow.
+    if desired is actual or desired == actual:
+        return True
+    return (
+        actual is not None
+        and desired.prefix == actual.prefix
+        and desired.kind is actual.kind
+        and len(desired.next_hops) == len(actual.next_hops)
+        and frozenset(desired.next_hops) == frozenset(actual.next_hops)
+    )
+
+
+def _may_go(route: KernelRoute, sweep: Sweep) -> bool:
+    if sweep is Sweep.LOCAL:
+        return all(hop.gateway is None for hop in route.next_hops)
+    return sweep is Sweep.EVERYTHING

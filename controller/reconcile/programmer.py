@@ -1,0 +1,165 @@
+"""The one owner of the kernel's routes: what is desired is programmed, and stays so.
+
+    set(), program() ──► desired ─┐
+    kernel_changed() ──► resync ──┼─► run() ──► one thread: dump if need be, difference, apply ──► failures, counters
+    every 90 s, retries ──────────┘
+
+Events only wake the loop, and applying twice changes nothing the second time. What the kernel has is remembered from
+its last dump and our own writes since, so an ordinary change costs no dump.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final
+
+from controller.errors import KernelRefused, TortieError
+from controller.reconcile.difference import DesiredRoutes, Sweep
+from controller.reconcile.route_table import RouteTable
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from controller.ports import Fib, KernelRoute, RouteFailure
+    from ipam.address import IPNetwork
+
+__all__ = ["DesiredRoutes", "RouteProgrammer", "Sweep"]
+
+log = logging.getLogger(__name__)
+
+_RESYNC_SECONDS: Final = 90.0
+_FIRST_RETRY_SECONDS: Final = 1.0
+_LAST_RETRY_SECONDS: Final = 60.0
+#: The loop rests as long as it worked, within these bounds: hints that come in a flood cost half of one CPU at most.
+_SHORTEST_REST_SECONDS: Final = 0.005
+_LONGEST_REST_SECONDS: Final = 2.0
+
+
+class RouteProgrammer:
+    """Keeps the kernel's routes as desired. All methods are for the event loop; netlink has a thread of its own."""
+
+    def __init__(self, fib: Fib, *, resync_seconds: float = _RESYNC_SECONDS) -> None:
+        #: What the kernel is known to have; its attributes are the counters. Its methods are for this class alone.
+        self.table: Final = RouteTable(fib)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fib")
+        self._resync_seconds = resync_seconds
+        self._desired: DesiredRoutes | None = None
+        self._programmed: dict[IPNetwork, KernelRoute] = {}
+        self._wake = asyncio.Event()
+        self._resync = True
+        self._retries = 0
+        self._resync_at = 0.0
+        self._retry_at: float | None = None
+        #: Set while every desired route has been tried against what the kernel is known to have; see `failures`.
+        self.in_sync = asyncio.Event()
+        self.error_count = 0
+
+    @property
+    def failures(self) -> Mapping[IPNetwork, RouteFailure]:
+        """The routes that the kernel did not take or give up when last tried."""
+        return self.table.failure_by_prefix
+
+    def set(self, desired: DesiredRoutes) -> None:
+        """Make these the whole desired state, to be programmed soon; the mapping must not be changed afterwards.
+
+        It replaces what `program` added before, so it has to contain what of that is still wanted.
+        """
+        self._desired = desired
+        self._programmed = {}
+        self.in_sync.clear()
+        self._wake.set()
+
+    def kernel_changed(self) -> None:
+        """Take note that the kernel's routes may not be what they were: they are read again soon."""
+        self._resync = True
+        self.in_sync.clear()
+        self._wake.set()
+
+    async def program(self, routes: Collection[KernelRoute]) -> None:
+        """Add routes to the desired ones; on return the kernel has them. Raises `KernelRefused` if it refused one.
+
+        A refused route stays desired, and is tried again until a `set` leaves it out.
+        """
+        self._programmed.update({route.prefix: route for route in routes})
+        work = functools.partial(self.table.add, tuple(routes))
+        try:
+            failures = await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except TortieError:
+            self.kernel_changed()  # what was written is not known
+            raise
+        for failure in failures:
+            self.in_sync.clear()
+            self._wake.set()
+            raise KernelRefused(f"route to {failure.prefix}", failure.error_number, failure.reason)
+
+    async def run(self) -> None:
+        """Keep the kernel as desired until cancelled; what the kernel has stays as it is then."""
+        while True:
+            await self._until_due()
+            started = time.monotonic()
+            await self._guarded_iteration()
+            worked_seconds = time.monotonic() - started
+            await asyncio.sleep(min(max(worked_seconds, _SHORTEST_REST_SECONDS), _LONGEST_REST_SECONDS))
+
+    async def iterate(self) -> None:
+        """Bring the kernel to what is desired now, once; without anything desired yet nothing is done."""
+        self._wake.clear()
+        if self._desired is None:
+            return
+        resync, self._resync = self._resync, False
+        if time.monotonic() >= self._resync_at:
+            resync = True
+        if resync:
+            self._resync_at = time.monotonic() + self._resync_seconds * random.uniform(0.9, 1.1)  # noqa: S311  jitter
+        work = functools.partial(self.table.reconcile, self._desired, dict(self._programmed), resync=resync)
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except BaseException:
+            self._resync = True  # what was written is not known
+            raise
+        self._plan_retry(failed=bool(self.failures))
+        if not self._wake.is_set():
+            self.in_sync.set()
+
+    def close(self) -> None:
+        """End the thread once what it does is done; the routes stay."""
+        self._thread.shutdown()
+
+    async def _until_due(self) -> None:
+        if self._desired is None:
+            await self._wake.wait()
+            return
+        due = self._resync_at if self._retry_at is None else min(self._resync_at, self._retry_at)
+        try:
+            async with asyncio.timeout(max(0.0, due - time.monotonic())):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def _guarded_iteration(self) -> None:
+        try:
+            await self.iterate()
+        except TortieError as error:
+            log.warning("routes could not be programmed", extra={"reason": str(error)})
+            self._failed()
+        except Exception:
+            log.exception("programming routes failed")
+            self._failed()
+
+    def _failed(self) -> None:
+        self.error_count += 1
+        self._plan_retry(failed=True)
+
+    def _plan_retry(self, *, failed: bool) -> None:
+        if not failed:
+            self._retries = 0
+            self._retry_at = None
+            return
+        pause_seconds = min(_FIRST_RETRY_SECONDS * 2**self._retries, _LAST_RETRY_SECONDS)
+        self._retries = min(self._retries + 1, 10)
+        self._retry_at = time.monotonic() + pause_seconds * random.uniform(0.75, 1.25)  # noqa: S311  jitter

@@ -1,0 +1,73 @@
+"""The host's addresses against the real kernel, in a namespace."""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING
+
+import pytest
+
+from controller.errors import KernelRefused, RefusedError
+from controller.kernel.addresses import choose_node_address, interface_addresses, uplink_mtu
+from controller.ports import InterfaceAddress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.usefixtures("host")
+
+
+def test_addresses_come_with_link_and_subnet() -> None:
+    """Each address is told with the interface, its index and the subnet, of both families."""
+    index = socket.if_nametoindex("up0")
+    found = interface_addresses()
+    for address, network in (("192.0.2.1", "192.0.2.0/24"), ("2001:db8::1", "2001:db8::/64")):
+        assert InterfaceAddress("up0", index, ip_address(address), ip_network(network), scope_global=True) in found
+
+
+def test_loopback_is_not_global() -> None:
+    """Nobody else reaches 127.0.0.1 or ::1."""
+    found = [one for one in interface_addresses() if one.interface == "lo"]
+    assert {str(one.address) for one in found} == {"127.0.0.1", "::1"}
+    assert not any(one.scope_global for one in found)
+
+
+def test_a_point_to_point_address_is_the_own_end(ip: Callable[[str], str]) -> None:
+    """The other end's address is not ours; the subnet is where it lies."""
+    ip("address add 198.51.100.1 peer 198.51.100.2/32 dev far0")
+    (found,) = [one for one in interface_addresses() if one.interface == "far0" and one.address.version == 4]
+    assert (str(found.address), str(found.network)) == ("198.51.100.1", "198.51.100.2/32")
+
+
+def test_the_best_default_route_decides(ip: Callable[[str], str]) -> None:
+    """With two default routes the one of the lower metric names the link."""
+    ip("address add 198.51.100.1/24 dev far0")
+    ip("route add default via 198.51.100.9 metric 200")
+    ip("route add default via 192.0.2.9 metric 100")
+    ip("-6 route add default via 2001:db8::9")
+    assert str(choose_node_address("default-route", 4).address) == "192.0.2.1"
+    assert str(choose_node_address("default-route", 6).address) == "2001:db8::1"
+
+
+def test_an_ecmp_default_route_counts(ip: Callable[[str], str]) -> None:
+    """A default route of several paths names the links of its paths."""
+    ip("route add default nexthop via 192.0.2.9 nexthop via 192.0.2.8")
+    assert str(choose_node_address("default-route", 4).address) == "192.0.2.1"
+
+
+def test_can_reach_asks_the_routing_table(ip: Callable[[str], str]) -> None:
+    """The address is the one the host would send from; no route is a refusal that lists what there is."""
+    ip("route add 203.0.113.0/24 via 192.0.2.9")
+    assert str(choose_node_address("can-reach=203.0.113.5", 4).address) == "192.0.2.1"
+    with pytest.raises(RefusedError, match=r"192\.0\.2\.1 on up0"):
+        choose_node_address("can-reach=198.18.0.1", 4)
+
+
+def test_the_smallest_mtu_counts(ip: Callable[[str], str]) -> None:
+    """A workload's packet fits through every uplink; an interface that is not there is named."""
+    ip("link set far0 mtu 1400")
+    assert uplink_mtu(["up0"]) == 1500
+    assert uplink_mtu(["up0", "far0"]) == 1400
+    with pytest.raises(KernelRefused, match="nowhere0"):
+        uplink_mtu(["nowhere0"])
