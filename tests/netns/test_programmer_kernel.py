@@ -1,0 +1,213 @@
+"""The route programmer with the real FIB and the monitor's events, in a namespace."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import suppress
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from controller.kernel.monitor import KernelChange, KernelMonitor
+from controller.kernel.routes import KernelFib
+from controller.ports import KernelRoute, NextHop, RouteKind
+from controller.reconcile.programmer import DesiredRoutes, RouteProgrammer, Sweep
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+pytestmark = pytest.mark.usefixtures("host")
+ROUTE_EVENTS = 0x40 | 0x400
+
+
+@pytest.fixture
+def fib(host: object) -> Iterator[KernelFib]:
+    """Open the table of the test's namespace."""
+    assert host
+    opened = KernelFib()
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+@pytest_asyncio.fixture
+async def programmer(fib: KernelFib) -> AsyncIterator[RouteProgrammer]:
+    """Run a programmer that the monitor wakes."""
+    made = RouteProgrammer(fib)
+    monitor = KernelMonitor(fib.port_id, lambda _: made.kernel_changed())
+    monitor.start(asyncio.get_running_loop())
+    task = asyncio.create_task(made.run())
+    try:
+        yield made
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        monitor.close()
+        made.close()
+
+
+def desired(count: int) -> DesiredRoutes:
+    """Return routes of all forms: so many via a gateway, a workload's and a blackhole for each family."""
+    index = socket.if_nametoindex("up0")
+    direct = (NextHop(None, index),)
+    routes = [
+        KernelRoute(
+            ip_network(f"10.{n >> 8}.{n & 255}.0/26"), RouteKind.UNICAST, (NextHop(ip_address("192.0.2.2"), index),)
+        )
+        for n in range(count)
+    ]
+    routes += [KernelRoute(ip_network(text), RouteKind.UNICAST, direct) for text in ("10.200.0.1/32", "fd03::1/128")]
+    routes += [KernelRoute(ip_network(text), RouteKind.BLACKHOLE) for text in ("10.201.0.0/26", "fd04::/122")]
+    return DesiredRoutes({route.prefix: route for route in routes}, Sweep.EVERYTHING)
+
+
+async def until(done: Callable[[], bool]) -> None:
+    """Wait for a state of the kernel."""
+    async with asyncio.timeout(10):
+        while not done():  # noqa: ASYNC110  the kernel sets no event of ours
+            await asyncio.sleep(0.002)
+
+
+async def synced(programmer: RouteProgrammer) -> None:
+    """Wait until the programmer says so."""
+    await asyncio.wait_for(programmer.in_sync.wait(), 10)
+
+
+async def test_a_removed_route_comes_back(
+    programmer: RouteProgrammer, fib: KernelFib, ip: Callable[[str], str]
+) -> None:
+    """Whoever removes one of our routes, of either family, the event brings it back."""
+    wanted = desired(10)
+    programmer.set(wanted)
+    await synced(programmer)
+    for prefix in ("10.200.0.1/32", "10.0.1.0/26", "fd03::1/128", "blackhole 10.201.0.0/26"):
+        ip(f"route del {prefix}")
+        await until(lambda: fib.dump() == wanted.routes)
+    assert programmer.table.repaired_count == 4
+
+
+async def test_a_changed_route_is_put_right(
+    programmer: RouteProgrammer, fib: KernelFib, ip: Callable[[str], str]
+) -> None:
+    """A route with our mark that leads elsewhere is led back, and one that nobody wants goes."""
+    wanted = desired(1)
+    programmer.set(wanted)
+    await synced(programmer)
+    ip("route replace 10.0.0.0/26 via 192.0.2.77 proto 116 metric 1024")
+    await until(lambda: fib.dump() == wanted.routes)
+    ip("route add 10.55.0.0/26 via 192.0.2.77 proto 116 metric 1024")
+    await until(lambda: fib.dump() == wanted.routes)
+
+
+async def test_a_foreign_replacement_is_reported_and_outlived(
+    programmer: RouteProgrammer, fib: KernelFib, ip: Callable[[str], str]
+) -> None:
+    """A foreign route that takes our place is left alone and reported; ours is back soon after it goes."""
+    wanted = desired(1)
+    programmer.set(wanted)
+    await synced(programmer)
+    ip("route replace 10.0.0.0/26 via 192.0.2.77 proto 120 metric 1024")
+    await until(lambda: ip_network("10.0.0.0/26") in programmer.failures)
+    ip("route del 10.0.0.0/26")
+    await until(lambda: fib.dump() == wanted.routes and not programmer.failures)
+
+
+async def test_routes_come_back_with_their_link(
+    programmer: RouteProgrammer, fib: KernelFib, ip: Callable[[str], str]
+) -> None:
+    """A link that goes down takes its routes along without a word; they are back when it is."""
+    wanted = desired(10)
+    programmer.set(wanted)
+    await synced(programmer)
+    ip("link set up0 down")
+    await until(lambda: bool(programmer.failures))
+    ip("link set up0 up")
+    await until(lambda: fib.dump() == wanted.routes and not programmer.failures)
+
+
+async def test_a_restart_with_the_same_routes_writes_nothing(fib: KernelFib, programmer: RouteProgrammer) -> None:
+    """The kernel reports no route event at all while a second programmer takes over an identical set."""
+    programmer.set(desired(500))
+    await synced(programmer)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as events:
+        events.bind((0, ROUTE_EVENTS))
+        events.setblocking(False)
+        fresh = KernelFib()
+        second = RouteProgrammer(fresh)
+        try:
+            second.set(desired(500))
+            await second.iterate()
+            assert second.in_sync.is_set()
+            with pytest.raises(BlockingIOError):
+                events.recv(4096)
+            # The listening itself works:
+            assert fib.apply([], [desired(0).routes[ip_network("10.200.0.1/32")]]) == []
+            assert events.recv(4096)
+        finally:
+            second.close()
+            fresh.close()
+
+
+async def test_own_writes_and_foreign_routes_wake_nobody(fib: KernelFib, ip: Callable[[str], str]) -> None:
+    """Only what others do to routes of ours is a hint."""
+    seen: list[KernelChange] = []
+    monitor = KernelMonitor(fib.port_id, seen.append)
+    monitor.start(asyncio.get_running_loop())
+    try:
+        routes = list(desired(2000).routes.values())
+        fib.apply(routes, [])
+        fib.apply([], routes)
+        ip("route add 10.77.0.0/16 dev far0 proto 120")
+        ip("route del 10.77.0.0/16")
+        ip("route add 10.78.0.0/16 dev far0 proto 116 table 55")
+        # One path, in order: a hint of what was before would come first.
+        ip("address add 198.51.100.1/24 dev far0")
+        await until(lambda: bool(seen))
+        assert seen == [KernelChange.ADDRESSES]
+        ip("route add 10.79.0.0/16 dev far0 proto 116")
+        await until(lambda: len(seen) > 1)
+        assert seen[1:] == [KernelChange.ROUTES]
+    finally:
+        monitor.close()
+
+
+async def test_lost_events_are_a_hint(fib: KernelFib, ip: Callable[[str], str]) -> None:
+    """When the kernel had more to say than there was room for, anything may have changed."""
+    seen: list[KernelChange] = []
+    monitor = KernelMonitor(fib.port_id, seen.append)
+    monitor._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    other = KernelFib()
+    try:
+        other.apply(desired(500).routes.values(), [])
+        monitor.start(asyncio.get_running_loop())
+        await until(lambda: KernelChange.EVERYTHING in seen)
+        seen.clear()
+        ip("route del 10.200.0.1/32")
+        await until(lambda: seen == [KernelChange.ROUTES])
+    finally:
+        other.close()
+        monitor.close()
+
+
+async def test_links_are_hints_when_routes_may_be_gone(fib: KernelFib, ip: Callable[[str], str]) -> None:
+    """Down, up and gone are hints; a new link, and a workload's link that goes, are none."""
+    seen: list[KernelChange] = []
+    monitor = KernelMonitor(fib.port_id, seen.append)
+    monitor.start(asyncio.get_running_loop())
+    try:
+        ip("link add torab type bridge")
+        ip("link del torab")
+        ip("link add extra0 type bridge")
+        ip("address add 198.51.100.1/32 dev lo")
+        await until(lambda: bool(seen))
+        assert seen == [KernelChange.ADDRESSES]
+        for number, command in enumerate(("link set up0 down", "link set up0 up", "link del extra0"), 1):
+            ip(command)
+            await until(lambda: seen.count(KernelChange.LINKS) >= number)  # noqa: B023  awaited in its round
+    finally:
+        monitor.close()

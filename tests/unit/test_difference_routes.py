@@ -1,0 +1,86 @@
+"""The difference between desired and actual routes."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, ip_network
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.ports import KernelRoute, NextHop, RouteKind
+from controller.reconcile.difference import DesiredRoutes, Sweep, difference
+
+if TYPE_CHECKING:
+    from ipam.address import IPNetwork
+
+
+def unicast(number: int, *gateways: str | None) -> KernelRoute:
+    """Return a route out of link 7."""
+    hops = tuple(NextHop(None if gateway is None else IPv4Address(gateway), 7) for gateway in gateways)
+    return KernelRoute(ip_network(f"10.0.{number}.0/24"), RouteKind.UNICAST, hops)
+
+
+def blackhole(number: int) -> KernelRoute:
+    """Return a blackhole."""
+    return KernelRoute(ip_network(f"10.0.{number}.0/24"), RouteKind.BLACKHOLE)
+
+
+def by_prefix(*routes: KernelRoute) -> dict[IPNetwork, KernelRoute]:
+    """Return routes as a table."""
+    return {route.prefix: route for route in routes}
+
+
+ROUTES = st.builds(
+    lambda number, form: (blackhole(number), unicast(number, None), unicast(number, "192.0.2.1"))[form],
+    st.integers(0, 9),
+    st.integers(0, 2),
+)
+TABLES = st.lists(ROUTES).map(lambda routes: by_prefix(*routes))
+
+
+@given(TABLES, TABLES)
+def test_applying_it_gives_what_is_desired(
+    desired: dict[IPNetwork, KernelRoute], actual: dict[IPNetwork, KernelRoute]
+) -> None:
+    """After the difference the actual routes are the desired ones, and there is no difference any more."""
+    wanted = DesiredRoutes(desired, Sweep.EVERYTHING)
+    found = difference(wanted, actual)
+    after = {**actual, **by_prefix(*found.upserts)}
+    for route in found.removals:
+        del after[route.prefix]
+    assert after == desired
+    again = difference(wanted, after)
+    assert (again.upserts, again.removals) == ((), ())
+
+
+def test_the_order_of_next_hops_means_nothing() -> None:
+    """The kernel sorts ECMP paths its own way; that is no reason to write."""
+    desired = unicast(1, "192.0.2.1", "192.0.2.2")
+    actual = unicast(1, "192.0.2.2", "192.0.2.1")
+    found = difference(DesiredRoutes(by_prefix(desired), Sweep.EVERYTHING), by_prefix(actual))
+    assert found.upserts == ()
+
+
+def test_a_path_more_or_less_is_a_difference() -> None:
+    """A lost path is written again."""
+    desired = unicast(1, "192.0.2.1", "192.0.2.2")
+    found = difference(DesiredRoutes(by_prefix(desired), Sweep.EVERYTHING), by_prefix(unicast(1, "192.0.2.2")))
+    assert found.upserts == (desired,)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "removed"), [(Sweep.NOTHING, set()), (Sweep.LOCAL, {1, 2}), (Sweep.EVERYTHING, {1, 2, 3})]
+)
+def test_only_what_the_sweep_allows_goes(sweep: Sweep, removed: set[int]) -> None:
+    """Before BGP is in sync learned routes stay, before the store is everything stays."""
+    actual = by_prefix(unicast(1, None), blackhole(2), unicast(3, "192.0.2.1"))
+    found = difference(DesiredRoutes({}, sweep), actual)
+    assert {route.prefix for route in found.removals} == {ip_network(f"10.0.{number}.0/24") for number in removed}
+
+
+def test_the_sweep_does_not_hold_up_changes() -> None:
+    """A desired route that looks otherwise is replaced under any sweep."""
+    found = difference(DesiredRoutes(by_prefix(blackhole(1)), Sweep.NOTHING), by_prefix(unicast(1, "192.0.2.1")))
+    assert found.upserts == (blackhole(1),)
