@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from controller.assignment.transaction import block_operations
 from controller.datamodel import keys
 from controller.datamodel.blocks import decode_block
 from controller.errors import TransientError
@@ -127,7 +128,7 @@ async def test_nothing_is_claimed_from_a_pool_that_is_gone(world: World) -> None
 
 async def test_a_full_store_is_found_out_without_reading_blocks(world: World) -> None:
     """When others own nearly every block the last free one is found in a handful of operations, not by trying each."""
-    await world.add_pool("v4", "10.0.0.0/20", 32)
+    pool = await world.add_pool("v4", "10.0.0.0/20", 32)
     cidrs = list(ipaddress.IPv4Network("10.0.0.0/20").subnets(new_prefix=32))
     for cidr in cidrs[:100] + cidrs[101:]:
         await world.store.commit(
@@ -139,7 +140,9 @@ async def test_a_full_store_is_found_out_without_reading_blocks(world: World) ->
         asked.append(operation)
         return world.Fault.NONE
 
+    version = (await world.store.get([keys.pool("v4")]))[keys.pool("v4")].version
     async with world.started("n1", note) as assigner:
+        assigner.set_pools({"v4": (pool, version)})
         assert (await assigner.assign(world.request("a"))).addresses == (cidrs[100][0],)
         with pytest.raises(PoolExhausted, match="4096 of 4096 blocks"):
             await assigner.assign(world.request("b"))
@@ -166,6 +169,27 @@ async def test_what_others_change_is_noticed(world: World) -> None:
             await changed.wait()
         assert assigner.holders() == {}
         assert assigner.own_blocks() == ()
+
+
+async def test_an_address_that_somebody_else_releases_goes_from_memory(world: World) -> None:
+    """Whoever changes another node's block writes its share key too, and that makes the node read the block again."""
+    await world.add_pool("v4", "10.0.0.0/24", 28)
+    changed = asyncio.Event()
+    async with world.started("n1") as assigner:
+        kept = await assigner.assign(world.request("kept"))
+        await assigner.assign(world.request("gone"))
+        assigner.on_change(changed.set)
+        ((key, entry),) = (await world.store.list(keys.BLOCKS)).items()
+        before = decode_block(key, entry.value)
+        after = before.release(before.ordinals_of_handle("gone"))
+        share_before = await world.store.list(keys.share("n1"))
+        await world.store.commit(block_operations(before, after, version=entry.version, writer=None))
+        share = await world.store.list(keys.share("n1"))
+        assert share != share_before
+        assigner.observe_share(Changes(share, frozenset()))
+        async with asyncio.timeout(10):
+            await changed.wait()
+        assert set(assigner.holders()) == set(kept.addresses)
 
 
 async def test_an_address_released_behind_its_back_is_not_handed_out_as_held(world: World) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ipam.pool import Pool
     from tests.unit.assignment.conftest import Fault, World
 
-#: One node's steps: `+h` assigns to handle h, `-h` releases it.
+#: One node's steps: `+h` assigns to handle h, `-h` releases it, `?h` assigns and, if the store fails, releases.
 Steps = tuple[str, ...]
 #: How often a step that the store failed is taken again.
 _TRIES: Final = 6
@@ -39,6 +39,7 @@ class Stage:
     def __init__(self, fault: type[Fault]) -> None:
         self._fault = fault
         self.open = True
+        self.arrived = asyncio.Event()
         self.held: dict[str, tuple[str, asyncio.Future[Fault]]] = {}
 
     def decider(self, node: str) -> Callable[[str], Awaitable[Fault]]:
@@ -49,6 +50,7 @@ class Stage:
                 return self._fault.NONE
             future: asyncio.Future[Fault] = asyncio.get_running_loop().create_future()
             self.held[node] = (operation, future)
+            self.arrived.set()
             return await future
 
         return decide
@@ -105,7 +107,7 @@ async def _take_steps(assigner: Assigner, world: World, steps: Steps, held: dict
         handle = step[1:]
         for attempt in range(_TRIES):
             try:
-                if step[0] == "+":
+                if step[0] == "+" or (step[0] == "?" and attempt == 0):
                     held[handle] = (await assigner.assign(world.request(handle))).addresses
                 else:
                     await assigner.release(handle)
@@ -208,11 +210,38 @@ async def test_every_pair_of_failures_of_one_node(world: World) -> None:
     assert all(end == {"b"} for end in ends)
 
 
+async def test_what_a_failed_request_may_have_got_can_be_released(world: World) -> None:
+    """A request that failed because the store did not answer leaves nothing once its handle is released."""
+    ends = await _run_all(type(world), 31, (("+a", "?b"),), 2)
+    assert {frozenset(end) for end in ends} == {frozenset("a"), frozenset("ab")}
+
+
 async def test_the_last_addresses_go_to_whoever_comes_first(world: World) -> None:
     """With more requests than addresses every address is held in every order, and the rest are refused."""
     ends = await _run_all(type(world), 32, (("+a", "+b", "+c"), ("+d", "+e")), 0)
     assert {len(end) for end in ends} == {4}
     assert len({frozenset(end) for end in ends}) > 1
+
+
+async def test_a_request_cancelled_during_its_commit_is_whole(world: World) -> None:
+    """Cancelled while the store is asked, a request for two families holds both, and its handle frees them."""
+    await world.add_pool("p", "10.0.0.0/30", 31)
+    await world.add_pool("q", "fd00::/126", 127)
+    stage = Stage(world.Fault)
+    async with world.started("n1", stage.decider("n1")) as assigner, asyncio.timeout(60):
+        await assigner.assign(world.request("warm"))
+        stage.open = False
+        cancelled = asyncio.ensure_future(assigner.assign(world.request("a", (4, 6))))
+        await stage.arrived.wait()
+        assert stage.held["n1"][0] == "commit"
+        stage.release("n1", world.Fault.NONE)
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+        stage.open = True
+        await assigner.assign(world.request("b"))
+        assert len((await world.check())["a"]) == 2
+        await assigner.release("a")
+    assert set(await world.check()) == {"warm", "b"}
 
 
 async def test_endless_conflicts_end_in_an_error_that_says_what_was_tried(world: World) -> None:
