@@ -1,1 +1,1 @@
-"""The agent's end of the sidecar's socket."""
+"""The BGP speaker, as the agent reaches it."""

@@ -1,0 +1,319 @@
+"""What the sidecar knows and what it does next, as plain state: no clock, no pipe, no socket.
+
+Three things are compared: what is desired, what ExaBGP has loaded, and what was sent on each session. `next_step`
+returns one step towards agreement, which the shell notes and carries out. Three rules come from how
+ExaBGP works (measured with 5.0.15):
+
+* Changes go to established sessions only, and each session gets everything, then End-of-RIB, whenever it comes up.
+* ExaBGP queues by attributes. Two changes of one prefix with different attributes may be sent in either order while
+  both are queued, so the queue is seen empty (`Flush`) between them.
+* A neighbour leaves the configuration only after everything was withdrawn from it: with graceful restart its session
+  is closed silently, and the peer would keep the routes for the restart time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+from bgp import exabgp_commands
+from bgp.events import EndOfRib, RoutesChanged, SessionDown, SessionState, SessionStatus, SessionUp, SpeakerSnapshot
+from bgp.exabgp_config import fingerprint, refusal
+from bgp.exabgp_events import ExabgpEvent, PeerConnected, PeerDown, PeerUp
+from bgp.messages import Desired
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from bgp.address import IPAddress, IPNetwork
+    from bgp.events import SpeakerEvent
+    from bgp.peer import Peer
+    from bgp.route import Announcement, LearnedRoute
+
+_VERSIONS = (4, 6)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Announce, or withdraw, prefixes with one attribute text on some sessions."""
+
+    peers: tuple[IPAddress, ...]
+    announce: bool
+    attributes: str
+    prefixes: tuple[IPNetwork, ...]
+
+    def command(self) -> str:
+        """Return ExaBGP's command."""
+        write = exabgp_commands.announce if self.announce else exabgp_commands.withdraw
+        return write(self.peers, self.attributes, self.prefixes)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Send End-of-RIB of every family on one session."""
+
+    peer: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """See that nothing is queued for one session."""
+
+    peer: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """Make ExaBGP load exactly these neighbours."""
+
+    peers: tuple[Peer, ...]
+
+
+Step: TypeAlias = Change | Ending | Flush | Reload
+
+
+@dataclass(slots=True)
+class Session:
+    """One session as observed, what was learned on it, and what was sent on it.
+
+    `queued` holds the attribute text of each prefix's last change since the queue was last seen empty. `in_sync` says
+    that nothing is left to be sent.
+    """
+
+    state: SessionState
+    since: float
+    info: str = ""
+    routes: dict[IPNetwork, LearnedRoute] = field(default_factory=dict)
+    received_ends: set[int] = field(default_factory=set)
+    sent: dict[IPNetwork, str] = field(default_factory=dict)
+    queued: dict[IPNetwork, str] = field(default_factory=dict)
+    ended: bool = False
+    in_sync: bool = False
+
+
+class SidecarState:
+    """The whole state; `loaded` and the sessions are unknown until `recover`."""
+
+    def __init__(self, desired: Desired, retiring: Iterable[Announcement]) -> None:
+        self.desired = Desired()
+        self.retiring = {announcement.prefix: announcement for announcement in retiring}
+        self.sessions: dict[IPAddress, Session] = {}
+        self.loaded: Mapping[IPAddress, str] = {}
+        self._peers: dict[IPAddress, Peer] = {}
+        self._refused: dict[IPAddress, str] = {}
+        self._wanted: dict[IPNetwork, str] = {}
+        self.want(desired)
+
+    def want(self, desired: Desired) -> None:
+        """Make this the desired state; what is not announced any more retires until it has been withdrawn."""
+        kept = {announcement.prefix for announcement in desired.announcements}
+        retiring = {announcement.prefix: announcement for announcement in self.desired.announcements} | self.retiring
+        self.retiring = {prefix: announcement for prefix, announcement in retiring.items() if prefix not in kept}
+        self.desired = desired
+        problems = {peer.address: refusal(peer) for peer in desired.peers}
+        self._refused = {address: problem for address, problem in problems.items() if problem}
+        self._peers = {peer.address: peer for peer in desired.peers if peer.address not in self._refused}
+        self._wanted = {
+            announcement.prefix: exabgp_commands.attributes(announcement) for announcement in desired.announcements
+        }
+        for session in self.sessions.values():
+            session.in_sync = False
+
+    def recover(self, established: Mapping[IPAddress, bool], now: float) -> None:
+        """Take over what ExaBGP is doing already; what a former sidecar sent is unknown.
+
+        Whatever may have been announced and is not desired counts as sent, so that it is withdrawn; whatever is desired
+        counts as not sent, and is announced again, which changes nothing at the peer.
+        """
+        for address, is_established in established.items():
+            state = SessionState.ESTABLISHED if is_established else SessionState.IDLE
+            known = self.sessions.get(address)
+            if known is None or known.state is not state:
+                known = self.sessions[address] = Session(state, now)
+            if is_established:
+                known.sent = {
+                    prefix: exabgp_commands.attributes(announcement) for prefix, announcement in self.retiring.items()
+                }
+        for address in self.sessions.keys() - established.keys():
+            del self.sessions[address]
+
+    def learn(self, routes: Iterable[LearnedRoute]) -> None:
+        """Take over routes that were learned before."""
+        for route in routes:
+            session = self.sessions.get(route.peer)
+            if session is not None and session.state is SessionState.ESTABLISHED:
+                session.routes[route.prefix] = route
+
+    def observe(self, event: ExabgpEvent) -> SpeakerEvent | None:
+        """Take an event of ExaBGP, and return what a client should hear of it."""
+        if isinstance(event, PeerUp):
+            self.sessions[event.peer] = Session(SessionState.ESTABLISHED, event.time)
+            return SessionUp(event.peer)
+        session = self.sessions.get(event.peer)
+        if isinstance(event, PeerConnected):
+            self.sessions[event.peer] = Session(SessionState.OPENING, event.time)
+            return _lost(event.peer, session, "the peer connected anew")
+        if isinstance(event, PeerDown):
+            # The first reason explains the outage; attempts that fail later only repeat it.
+            if session is None or session.state is not SessionState.IDLE:
+                self.sessions[event.peer] = Session(SessionState.IDLE, event.time, event.reason)
+            return _lost(event.peer, session, event.reason)
+        return None if session is None else _learn(session, event)
+
+    def snapshot(self) -> SpeakerSnapshot:
+        """Return what is established and learned."""
+        sessions = {
+            address: session
+            for address, session in self.sessions.items()
+            if session.state is SessionState.ESTABLISHED and address in self._peers
+        }
+        return SpeakerSnapshot(
+            established=frozenset(sessions),
+            ended=frozenset(
+                (address, version) for address, session in sessions.items() for version in session.received_ends
+            ),
+            routes=tuple(route for session in sessions.values() for route in session.routes.values()),
+        )
+
+    def statuses(self) -> tuple[SessionStatus, ...]:
+        """Return what is observed of every desired peer, in the order they were given."""
+        return tuple(self._status(peer.address) for peer in self.desired.peers)
+
+    def next_step(self, deferred: Collection[Step | type[Reload]] = ()) -> Step | None:
+        """Return what to do next, leaving out what is deferred; None when nothing (else) is to be done.
+
+        Withdrawals from leaving peers and all other changes come before a reload, End-of-RIB after everything it
+        ends. A session whose queue is waited for holds up nobody else, except the reload if that peer is to leave.
+        """
+        changes: dict[Change, list[IPAddress]] = {}
+        for address, session in self.sessions.items():
+            if session.state is not SessionState.ESTABLISHED or session.in_sync:
+                continue
+            step = self._session_step(address, session)
+            if isinstance(step, Change):
+                changes.setdefault(step, []).append(address)
+            elif step is None:
+                session.in_sync = True
+            elif step not in deferred:
+                return step
+        if changes:
+            change, peers = next(iter(changes.items()))
+            return Change(tuple(peers), change.announce, change.attributes, change.prefixes)
+        if Reload not in deferred and self._reload_is_due():
+            return Reload(tuple(self._peers.values()))
+        return None
+
+    def note(self, step: Change | Ending | Flush) -> None:
+        """Note a step: a change or an ending before its command is written, a flush once the queue was seen empty.
+
+        If the session comes up anew while the command is on its way, its fresh state knows of neither, and everything
+        is sent once more.
+        """
+        for peer in step.peers if isinstance(step, Change) else (step.peer,):
+            session = self.sessions.get(peer)
+            if session is None:
+                continue
+            if isinstance(step, Change):
+                _note_change(session, step)
+            elif isinstance(step, Ending):
+                session.ended = True
+            else:
+                session.queued.clear()
+
+    def reloaded(self, loaded: Mapping[IPAddress, str]) -> tuple[SpeakerEvent, ...]:
+        """Take what ExaBGP has loaded, forget the sessions of neighbours that left, and return what clients hear."""
+        self.loaded = loaded
+        gone = self.sessions.keys() - loaded.keys()
+        events = [_lost(address, self.sessions.pop(address), "not configured any more") for address in in_order(gone)]
+        return tuple(event for event in events if event is not None)
+
+    def is_loaded(self) -> bool:
+        """Say whether ExaBGP has loaded exactly the desired neighbours."""
+        return self._expected() == dict(self.loaded)
+
+    def in_agreement(self) -> bool:
+        """Say whether ExaBGP has loaded what is desired and every established session has everything."""
+        return self.is_loaded() and all(
+            session.in_sync for session in self.sessions.values() if session.state is SessionState.ESTABLISHED
+        )
+
+    def forget_retired(self) -> bool:
+        """Forget what was withdrawn everywhere, and say whether there was anything to forget."""
+        forgotten = bool(self.retiring) and self.in_agreement()
+        if forgotten:
+            self.retiring = {}
+        return forgotten
+
+    def _reload_is_due(self) -> bool:
+        if self.is_loaded():
+            return False
+        leaving = (session for address, session in self.sessions.items() if address not in self._peers)
+        return not any(session.sent or session.queued for session in leaving if _is_established(session))
+
+    def _expected(self) -> dict[IPAddress, str]:
+        return {address: fingerprint(peer) for address, peer in self._peers.items()}
+
+    def _session_step(self, address: IPAddress, session: Session) -> Step | None:
+        """Return the next step on one session; a `Change` without peers, so that equal ones can be put together."""
+        wanted = self._wanted if address in self._peers else {}
+        gone = {prefix: text for prefix, text in session.sent.items() if prefix not in wanted}
+        new = {prefix: text for prefix, text in wanted.items() if session.sent.get(prefix) != text}
+        for announce, prefixes in ((False, gone), (True, new)):
+            if prefixes:
+                return _first_change(address, session, prefixes, announce=announce)
+        if address not in self._peers:
+            return Flush(address) if session.queued else None
+        return None if session.ended else Ending(address)
+
+    def _status(self, address: IPAddress) -> SessionStatus:
+        if address in self._refused:
+            return SessionStatus(address, SessionState.REFUSED, 0.0, self._refused[address])
+        session = self.sessions.get(address)
+        if session is None:
+            return SessionStatus(address, SessionState.IDLE, 0.0, "")
+        return SessionStatus(address, session.state, session.since, session.info)
+
+
+def in_order(addresses: Iterable[IPAddress]) -> list[IPAddress]:
+    """Return the addresses in order, IPv4 first."""
+    return sorted(addresses, key=lambda address: (address.version, int(address)))
+
+
+def _first_change(
+    address: IPAddress, session: Session, prefixes: Mapping[IPNetwork, str], *, announce: bool
+) -> Change | Flush:
+    """Return as many of the prefixes as share their attributes and fit one line, or the flush that must come first."""
+    attributes = next(iter(prefixes.values()))
+    chosen = tuple(prefix for prefix, text in prefixes.items() if text == attributes)[: exabgp_commands.MAX_PREFIXES]
+    if any(session.queued.get(prefix, attributes) != attributes for prefix in chosen):
+        return Flush(address)
+    return Change((), announce, attributes, chosen)
+
+
+def _note_change(session: Session, change: Change) -> None:
+    for prefix in change.prefixes:
+        session.queued[prefix] = change.attributes
+        if change.announce:
+            session.sent[prefix] = change.attributes
+        else:
+            session.sent.pop(prefix, None)
+
+
+def _learn(session: Session, event: RoutesChanged | EndOfRib) -> RoutesChanged | EndOfRib:
+    if isinstance(event, EndOfRib):
+        session.received_ends.add(event.version)
+        return event
+    for prefix in event.withdrawn:
+        session.routes.pop(prefix, None)
+    for route in event.announced:
+        session.routes[route.prefix] = route
+    return event
+
+
+def _lost(address: IPAddress, session: Session | None, reason: str) -> SessionDown | None:
+    """Return that the session is down, if it was up."""
+    return SessionDown(address, reason) if session is not None and _is_established(session) else None
+
+
+def _is_established(session: Session) -> bool:
+    return session.state is SessionState.ESTABLISHED
