@@ -101,7 +101,8 @@ class ConsulStore:
                 yield event
             if pause_seconds:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._closed.wait(), pause_seconds)
+                    async with asyncio.timeout(pause_seconds):
+                        await self._closed.wait()
 
     async def close(self) -> None:
         """Close all connections and end the watches."""

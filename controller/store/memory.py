@@ -85,7 +85,7 @@ class MemoryStore:
         return ABSENT if entry is None else entry.version
 
     def _under(self, prefix: str) -> dict[str, Entry]:
-        return {key: entry for key, entry in sorted(self._entries.items()) if key.startswith(prefix)}
+        return {key: self._entries[key] for key in sorted(key for key in self._entries if key.startswith(prefix))}
 
     def _put(self, put: Put) -> Version:
         present = self._entries.get(put.key)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from controller.ports import Entry, Operation, Version, WatchEvent
-    from controller.store.sqlite_file import State
 
 _Result = TypeVar("_Result")
 
@@ -52,8 +51,7 @@ class SqliteStore:
     async def list(self, prefix: str) -> dict[str, Entry]:
         """Return every entry whose key starts with the prefix, sorted by key, as of one instant."""
         check_prefix(prefix)
-        _, entries = await self._ask(lambda file: file.list(prefix))
-        return entries
+        return await self._ask(lambda file: file.list(prefix))
 
     async def commit(self, operations: Sequence[Operation]) -> dict[str, Version]:
         """Apply all operations or none, on the disk when this returns; the version of every key written."""
@@ -67,7 +65,7 @@ class SqliteStore:
         check_prefix(prefix)
         delivered = Delivered()
         backoff = Backoff()
-        state: State | None = None
+        mark: object = None
         event: WatchEvent | None
         with self._wakes.following(prefix) as wake:
             while not self._closed:
@@ -75,18 +73,20 @@ class SqliteStore:
                 pause_seconds = _POLL_SECONDS
                 try:
                     event = None
-                    if state is None or await self._ask(SqliteFile.state) != state:
-                        state, entries = await self._ask(lambda file: file.list(prefix))
-                        event = delivered.advance(entries)
+                    found = self._mark()
+                    if found is None or found != mark:
+                        mark = found
+                        event = delivered.advance(await self._ask(lambda file: file.list(prefix)))
                     backoff.reset()
                 except (StoreUnavailable, StoreDenied) as error:
-                    state = None
+                    mark = None
                     pause_seconds = backoff.next_seconds()
                     event = delivered.interrupt(str(error))
                 if event is not None and not self._closed:
                     yield event
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(wake.wait(), pause_seconds)
+                    async with asyncio.timeout(pause_seconds):
+                        await wake.wait()
 
     async def close(self) -> None:
         """Close the file and end the watches; what is being written is finished first."""
@@ -102,13 +102,21 @@ class SqliteStore:
     async def _ask(self, question: Callable[[SqliteFile], _Result]) -> _Result:
         if self._closed:
             raise StoreUnavailable("the store was closed; open another one")
-        answer = asyncio.get_running_loop().run_in_executor(self._thread, self._answer, question)
         try:
-            return await asyncio.wait_for(answer, self._timeout_seconds)
+            async with asyncio.timeout(self._timeout_seconds):
+                return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, question)
         except TimeoutError as error:
             raise StoreUnavailable(
                 f"{self._path} gave no answer within {self._timeout_seconds} s: see whether its disk hangs"
             ) from error
+
+    def _mark(self) -> object:
+        """Return what stays equal while there is nothing new to read; None when that cannot be told."""
+        file = self._file
+        try:
+            return None if file is None else (file, file.mark())
+        except (sqlite3.Error, OSError):
+            return None
 
     def _answer(self, question: Callable[[SqliteFile], _Result]) -> _Result:
         # From here on everything runs in the one thread.

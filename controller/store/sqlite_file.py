@@ -2,7 +2,10 @@
 
 Tables: `entries`, a row for each key, and `revision`, one row with a number that every writing transaction increments
 and gives to what it writes as its version. The number never goes back, so a key that was deleted and made again never
-has a version it had before. It is also how a watch sees at the cost of one row that nothing was written.
+has a version it had before.
+
+A second connection only looks: `PRAGMA data_version` (https://www.sqlite.org/pragma.html#pragma_data_version) says in
+two microseconds whether any other connection, of this process or another, has committed since.
 
 The journal is a write-ahead log with synchronous=FULL (https://www.sqlite.org/pragma.html#pragma_synchronous): a
 commit that returned survives a loss of power, and readers of other processes never wait for a writer.
@@ -14,7 +17,7 @@ import os
 import sqlite3
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from controller.errors import StoreUnavailable
 from controller.ports import ABSENT, Check, Entry, Put, Version
@@ -37,10 +40,6 @@ _SCHEMA: Final = (
 _LAST_CHARACTER: Final = "\U0010ffff"
 
 
-#: Device, inode and revision.
-State: TypeAlias = tuple[tuple[int, int], int]
-
-
 class SqliteFile:
     """An open store file. Raises `sqlite3.Error` and OSError as they come; after either it must be closed."""
 
@@ -48,14 +47,14 @@ class SqliteFile:
         """Open the file, made readable to its owner alone where it is missing; its directory must exist."""
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._path = path
-        self._connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=busy_seconds
-        )
+        address = f"{path.absolute().as_uri()}?mode=rw"
+        self._connection = sqlite3.connect(address, uri=True, isolation_level=None, timeout=busy_seconds)
+        self._lookout = sqlite3.connect(address, uri=True, isolation_level=None, timeout=0, check_same_thread=False)
         try:
             self._identity = _identity(path)
             self._prepare(time.monotonic() + busy_seconds)
         except BaseException:
-            self._connection.close()
+            self.close()
             raise
 
     def is_current(self) -> bool:
@@ -66,8 +65,9 @@ class SqliteFile:
             return False
 
     def close(self) -> None:
-        """Close the connection, undoing a transaction that was not committed."""
+        """Close the connections, undoing a transaction that was not committed."""
         self._connection.close()
+        self._lookout.close()
 
     def get(self, keys: Collection[str]) -> dict[str, Entry]:
         """Return the entries of those keys that exist, as of one instant."""
@@ -75,17 +75,19 @@ class SqliteFile:
             entries = {key: self._entry(key) for key in keys}
         return {key: entry for key, entry in entries.items() if entry is not None}
 
-    def list(self, prefix: str) -> tuple[State, dict[str, Entry]]:
-        """Return the entries whose keys start with the prefix, and the state of the file they belong to."""
+    def list(self, prefix: str) -> dict[str, Entry]:
+        """Return the entries whose keys start with the prefix, sorted by key, as of one instant."""
         query = "SELECT key, value, version FROM entries WHERE key >= ? AND key < ? ORDER BY key"
-        with self._transaction("DEFERRED"):
-            rows = self._connection.execute(query, (prefix, prefix + _LAST_CHARACTER))
-            entries = {key: Entry(value, Version(version)) for key, value, version in rows}
-            return self.state(), entries
+        rows = self._connection.execute(query, (prefix, prefix + _LAST_CHARACTER)).fetchall()
+        return {key: Entry(value, Version(version)) for key, value, version in rows}
 
-    def state(self) -> State:
-        """Return what is equal only while nothing was written and the file was not replaced by another."""
-        return self._identity, self._revision()
+    def mark(self) -> tuple[int, int, int]:
+        """Return what stays equal, for this object, while nothing is written and the path names the same file.
+
+        Alone among the methods it may be called from any thread, and waits for nothing.
+        """
+        version: int = self._lookout.execute("PRAGMA data_version").fetchone()[0]
+        return (*_identity(self._path), version)
 
     def commit(self, operations: Sequence[Operation]) -> dict[str, Version]:
         """Apply all operations or none; raises `ConflictError`."""
