@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from controller.cni.failures import CniFailure, failure_of
 from controller.cni.result import CniResult
-from controller.errors import KernelRefused, TransientError
+from controller.errors import TransientError
 from controller.kernel.link_names import HOST_MAC, container_mac, host_link_name
 from controller.kernel.links import IPV4_GATEWAY, IPV6_GATEWAY
 from controller.ports import WorkloadLink
@@ -23,10 +23,10 @@ from controller.reconcile.desired import workload_route
 from ipam.request import AssignRequest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 
     from controller.cni.request import CniRequest
-    from controller.ports import KernelRoute, RouteFailure
+    from controller.ports import KernelRoute
     from ipam.address import IPAddress
     from ipam.request import Assignment
 
@@ -60,8 +60,8 @@ class LinkWork(Protocol):
 class RouteWork(Protocol):
     """Puts routes into the kernel without holding the event loop."""
 
-    async def program(self, routes: Sequence[KernelRoute]) -> Sequence[RouteFailure]:
-        """Add or replace the routes and return those the kernel did not take."""
+    async def program(self, routes: Collection[KernelRoute]) -> None:
+        """Add the routes to those the kernel has; raises `KernelRefused` if it refuses one."""
         ...
 
 
@@ -110,7 +110,7 @@ class WorkloadBackend:
             )
             try:
                 index = await self._links.wire(namespace_descriptor, link)
-                await self._route(assignment.addresses, index)
+                await self._routes.program([workload_route(address, index) for address in assignment.addresses])
             except Exception as error:
                 await self._undo(request.handle, host_name, error)
                 raise
@@ -130,11 +130,6 @@ class WorkloadBackend:
         obstacle = self._obstacle()
         if obstacle is not None:
             raise TransientError(obstacle)
-
-    async def _route(self, addresses: Sequence[IPAddress], index: int) -> None:
-        failures = await self._routes.program([workload_route(address, index) for address in addresses])
-        for failure in failures:
-            raise KernelRefused(f"route {failure.prefix}", failure.error_number, failure.reason)
 
     async def _undo(self, handle: str, host_name: str, cause: Exception) -> None:
         """Remove link and assignment; raises `CniFailure` that tells the cause and what is left if that fails too."""

@@ -1,0 +1,238 @@
+"""ADD and DEL leave nothing half-done, whatever fails and however calls overlap."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+
+from controller.cni.backend import WorkloadBackend
+from controller.cni.failures import CniFailure, ErrorCode
+from controller.cni.request import CniRequest, parse_request
+from controller.errors import KernelRefused, RefusedError, StoreUnavailable, TransientError
+from controller.kernel.link_names import container_mac, host_link_name
+from controller.kernel.links import IPV4_GATEWAY, IPV6_GATEWAY
+from controller.ports import KernelRoute, NextHop, RouteKind
+from ipam.errors import PoolExhausted
+from ipam.request import Assignment
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from controller.ports import WorkloadLink
+    from ipam.address import IPAddress
+    from ipam.request import AssignRequest
+
+HOST_NAME = host_link_name("pod1", "eth0")
+HANDLE = "cni.net.pod1.eth0"
+ADDRESS_OF = {4: ipaddress.ip_address("10.0.0.1"), 6: ipaddress.ip_address("fd00::1")}
+
+
+class Node:
+    """Addresses, links and routes in memory; `fails` maps a step's name to what it raises."""
+
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+        self.fails: dict[str, Exception] = {}
+        self.requests: list[AssignRequest] = []
+        self.held: dict[str, tuple[IPAddress, ...]] = {}
+        self.links: dict[str, tuple[int, WorkloadLink]] = {}
+        self.routes: list[KernelRoute] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.obstacle: str | None = None
+        self.backend = WorkloadBackend(
+            addresses=self,
+            links=self,
+            routes=self,
+            default_mtu_bytes=lambda: 1500,
+            obstacle=lambda: self.obstacle,
+        )
+
+    async def _step(self, name: str) -> None:
+        self.steps.append(name)
+        await self.gate.wait()
+        if name in self.fails:
+            raise self.fails[name]
+
+    async def assign(self, request: AssignRequest) -> Assignment:
+        """Give the same addresses to everybody."""
+        await self._step("assign")
+        self.requests.append(request)
+        self.held[request.handle] = tuple(ADDRESS_OF[version] for version in request.versions)
+        return Assignment(request.handle, self.held[request.handle])
+
+    async def release(self, handle: str) -> tuple[IPAddress, ...]:
+        """Forget the handle."""
+        await self._step("release")
+        return self.held.pop(handle, ())
+
+    async def wire(self, namespace_descriptor: int, link: WorkloadLink) -> int:
+        """Remember the link."""
+        await self._step("wire")
+        self.links[link.host_name] = (namespace_descriptor, link)
+        return 7
+
+    async def unwire(self, host_name: str) -> None:
+        """Forget the link."""
+        await self._step("unwire")
+        self.links.pop(host_name, None)
+
+    async def program(self, routes: Collection[KernelRoute]) -> None:
+        """Remember the routes."""
+        await self._step("program")
+        self.routes += routes
+
+
+@pytest.fixture
+async def node() -> Node:
+    """Give a node on which nothing fails."""
+    return Node()
+
+
+def request(command: str = "ADD", **config: object) -> CniRequest:
+    """Return a call for the one container."""
+    environment = {
+        "CNI_COMMAND": command,
+        "CNI_CONTAINERID": "pod1",
+        "CNI_IFNAME": "eth0",
+        "CNI_NETNS": "/run/netns/x",
+        "CNI_ARGS": "K8S_POD_NAME=web-0;K8S_POD_NAMESPACE=shop",
+    }
+    return parse_request(environment, {"cniVersion": "1.0.0", "name": "net", **config})
+
+
+async def test_add_assigns_wires_and_routes(node: Node) -> None:
+    """The container's link has its addresses and a route leads to each."""
+    ipam = {"ipv6": True, "ipv4_pools": ["a"], "ipv6_pools": ["b"]}
+    result = await node.backend.add(request(ipam=ipam, mtu=1400), 5)
+    (asked,) = node.requests
+    assert (asked.handle, asked.workload, asked.namespace, asked.interface) == (HANDLE, "web-0", "shop", HOST_NAME)
+    assert (asked.versions, asked.pools) == ((4, 6), ("a", "b"))
+    descriptor, link = node.links[HOST_NAME]
+    assert descriptor == 5
+    assert (link.container_name, link.container_mac) == ("eth0", container_mac("pod1", "eth0"))
+    assert (link.addresses, link.mtu_bytes) == ((ADDRESS_OF[4], ADDRESS_OF[6]), 1400)
+    assert node.routes == [
+        KernelRoute(ipaddress.ip_network(address), RouteKind.UNICAST, (NextHop(None, 7),)) for address in link.addresses
+    ]
+    assert (result.host_interface, result.container_interface, result.sandbox) == (HOST_NAME, "eth0", "/run/netns/x")
+    assert (result.gateway_ipv4, result.gateway_ipv6, result.mtu_bytes) == (IPV4_GATEWAY, IPV6_GATEWAY, 1400)
+
+
+async def test_one_family_has_one_gateway_and_the_nodes_mtu(node: Node) -> None:
+    """What a network leaves out comes from the node."""
+    result = await node.backend.add(request(), 5)
+    assert (result.addresses, result.gateway_ipv4, result.gateway_ipv6) == ((ADDRESS_OF[4],), IPV4_GATEWAY, None)
+    assert result.mtu_bytes == 1500
+
+
+async def test_add_repeated_gives_the_same_result(node: Node) -> None:
+    """A runtime may ask twice."""
+    assert await node.backend.add(request(), 5) == await node.backend.add(request(), 6)
+
+
+@pytest.mark.parametrize("step", ["wire", "program"])
+@pytest.mark.parametrize("error", [KernelRefused("link", 17, "exists"), RefusedError("no"), ValueError("defect")])
+async def test_an_add_that_fails_leaves_nothing(node: Node, step: str, error: Exception) -> None:
+    """The link goes before the addresses, and the caller gets the reason as it was."""
+    node.fails[step] = error
+    with pytest.raises(type(error)) as raised:
+        await node.backend.add(request(), 5)
+    assert raised.value is error
+    assert node.steps[-2:] == ["unwire", "release"]
+    assert (node.held, node.links) == ({}, {})
+
+
+async def test_an_add_without_an_address_touches_no_link(node: Node) -> None:
+    """A refused assignment changed nothing, so there is nothing to undo."""
+    node.fails["assign"] = PoolExhausted("full")
+    with pytest.raises(PoolExhausted):
+        await node.backend.add(request(), 5)
+    assert node.steps == ["assign"]
+
+
+async def test_an_add_that_cannot_be_undone_says_so(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    """The first reason keeps its code; the details name what is left and how it goes."""
+    node.fails |= {"wire": KernelRefused("link", 17, "exists"), "release": StoreUnavailable("store is down")}
+    with pytest.raises(CniFailure) as raised, caplog.at_level(logging.ERROR):
+        await node.backend.add(request(), 5)
+    assert raised.value.code is ErrorCode.KERNEL_REFUSED
+    assert "exists" in raised.value.message
+    assert HANDLE in raised.value.details
+    assert "store is down" in raised.value.details
+    assert [record.getMessage() for record in caplog.records] == ["failed attachment could not be undone"]
+
+
+async def test_delete_unwires_before_it_releases(node: Node) -> None:
+    """An address is never free while a link has it."""
+    await node.backend.add(request(), 5)
+    node.steps.clear()
+    await node.backend.delete(request("DEL"))
+    assert node.steps == ["unwire", "release"]
+    assert (node.held, node.links) == ({}, {})
+
+
+async def test_delete_of_what_is_gone_succeeds(node: Node) -> None:
+    """Runtimes send DEL twice, and for what never was."""
+    await node.backend.delete(request("DEL"))
+    await node.backend.delete(request("DEL"))
+
+
+async def test_delete_without_a_store_removes_the_link_and_is_retried(node: Node) -> None:
+    """The container is cut off at once; the address follows when the store is back."""
+    await node.backend.add(request(), 5)
+    node.fails["release"] = StoreUnavailable("store is down")
+    with pytest.raises(StoreUnavailable):
+        await node.backend.delete(request("DEL"))
+    assert node.links == {}
+    node.fails.clear()
+    await node.backend.delete(request("DEL"))
+    assert node.held == {}
+
+
+async def test_an_address_stays_assigned_while_its_link_cannot_be_removed(node: Node) -> None:
+    """A link that is still there may still send."""
+    await node.backend.add(request(), 5)
+    node.fails["unwire"] = KernelRefused("link", 16, "busy")
+    with pytest.raises(KernelRefused):
+        await node.backend.delete(request("DEL"))
+    assert HANDLE in node.held
+
+
+async def test_calls_for_one_interface_take_turns(node: Node) -> None:
+    """A DEL that overtakes an ADD waits for its end."""
+    node.gate.clear()
+    adding = asyncio.create_task(node.backend.add(request(), 5))
+    deleting = asyncio.create_task(node.backend.delete(request("DEL")))
+    for _ in range(20):  # more turns of the loop than either call needs to its first wait
+        await asyncio.sleep(0)
+    assert node.steps == ["assign"]
+    node.gate.set()
+    await asyncio.gather(adding, deleting)
+    assert node.steps == ["assign", "wire", "program", "unwire", "release"]
+    assert node.backend._turn_of == {}
+
+
+async def test_calls_for_two_interfaces_do_not_wait_for_each_other(node: Node) -> None:
+    """One slow container holds nobody else."""
+    node.gate.clear()
+    environment = {"CNI_COMMAND": "DEL", "CNI_CONTAINERID": "pod2", "CNI_IFNAME": "eth0"}
+    other = parse_request(environment, {"cniVersion": "1.0.0", "name": "net"})
+    calls = [asyncio.create_task(node.backend.add(request(), 5)), asyncio.create_task(node.backend.delete(other))]
+    for _ in range(20):  # more turns of the loop than either call needs to its first wait
+        await asyncio.sleep(0)
+    assert sorted(node.steps) == ["assign", "unwire"]
+    node.gate.set()
+    await asyncio.gather(*calls)
+
+
+async def test_status_tells_the_obstacle(node: Node) -> None:
+    """A node that cannot attach anything says why."""
+    await node.backend.status()
+    node.obstacle = "the store was never read"
+    with pytest.raises(TransientError, match="never read"):
+        await node.backend.status()

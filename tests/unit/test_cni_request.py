@@ -1,0 +1,180 @@
+"""What a runtime sends becomes a checked value, or an error with the specification's code."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.cni.failures import CniFailure, ErrorCode
+from controller.cni.network_configuration import NetworkConfig, decode_object, parse_config
+from controller.cni.request import Command, parse_args, parse_environment, parse_request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+POD = "a3b55788fa2c025cd2eb440ab6ab3d0f31a0e399085e31c62986592da09f3048"
+ENVIRONMENT = {
+    "CNI_COMMAND": "ADD",
+    "CNI_CONTAINERID": POD,
+    "CNI_IFNAME": "eth0",
+    "CNI_NETNS": "/var/run/netns/cni-1",
+    "CNI_PATH": "/opt/cni/bin",
+    "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_INFRA_CONTAINER_ID={POD}",
+}
+CONFIG = {"cniVersion": "1.0.0", "name": "k8s-net", "type": "tortie-cni"}
+
+
+def failure(call: Callable[[], object]) -> tuple[ErrorCode, str]:
+    """Return the code and message with which the call fails."""
+    with pytest.raises(CniFailure) as raised:
+        call()
+    assert raised.value.details
+    return raised.value.code, raised.value.message
+
+
+def test_a_pods_add_is_understood() -> None:
+    """Variables come in any order, the configuration with keys of the runtime's own."""
+    config = {**CONFIG, "capabilities": {"ips": True}, "kubernetes": {"kubeconfig": "/x"}, "prevResult": {"ips": []}}
+    request = parse_request(ENVIRONMENT, config)
+    assert request.command is Command.ADD
+    assert request.handle == f"cni.k8s-net.{POD}.eth0"
+    assert (request.workload, request.namespace, request.interface) == ("web-0", "shop", "eth0")
+    assert request.namespace_path == "/var/run/netns/cni-1"
+    assert request.previous_result == {"ips": []}
+    assert request.config == NetworkConfig("k8s-net", "1.0.0", True, False, (), (), 0)
+
+
+def test_a_container_without_a_pod_is_named_by_its_identifier() -> None:
+    """Some runtimes send CNI_ARGS empty."""
+    request = parse_request({**ENVIRONMENT, "CNI_ARGS": "", "CNI_CONTAINERID": "default-t1"}, CONFIG)
+    assert (request.workload, request.namespace, dict(request.args)) == ("default-t1", "", {})
+
+
+def test_status_concerns_no_container() -> None:
+    """Runtimes ask with every variable but the command empty."""
+    request = parse_request({"CNI_COMMAND": "STATUS", "CNI_CONTAINERID": "", "CNI_IFNAME": "", "CNI_ARGS": ""}, CONFIG)
+    assert (request.command, request.container_id, request.interface) == (Command.STATUS, "", "")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"CNI_COMMAND": "add"},
+        {"CNI_COMMAND": "CHECK"},
+        {"CNI_CONTAINERID": ""},
+        {"CNI_CONTAINERID": "-x"},
+        {"CNI_CONTAINERID": "a/b"},
+        {"CNI_CONTAINERID": "a\n"},
+        {"CNI_IFNAME": ""},
+        {"CNI_IFNAME": "sixteen-bytes-xx"},
+        {"CNI_IFNAME": "nines-ééééé"},
+        {"CNI_IFNAME": "."},
+        {"CNI_IFNAME": ".."},
+        {"CNI_IFNAME": "eth/0"},
+        {"CNI_IFNAME": "eth0:1"},
+        {"CNI_IFNAME": "eth 0"},
+        {"CNI_IFNAME": "eth0\t"},
+        {"CNI_ARGS": "K=V;nonsense"},
+    ],
+)
+def test_a_wrong_variable_is_code_4_and_named(change: dict[str, str]) -> None:
+    """The message names the variable and its value."""
+    code, message = failure(lambda: parse_request({**ENVIRONMENT, **change}, CONFIG))
+    (variable, value), *_ = change.items()
+    assert code is ErrorCode.INVALID_ENVIRONMENT
+    assert variable in message
+    assert repr(value) in message
+
+
+@pytest.mark.parametrize("variable", ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_IFNAME"])
+def test_a_missing_variable_is_code_4(variable: str) -> None:
+    """Missing is as wrong as empty."""
+    environment = {name: value for name, value in ENVIRONMENT.items() if name != variable}
+    assert failure(lambda: parse_request(environment, CONFIG))[0] is ErrorCode.INVALID_ENVIRONMENT
+
+
+@pytest.mark.parametrize("name", ["e", "fifteen-bytes-x", "sevens-éééé", "eth0.100", "..."])
+def test_names_the_kernel_takes_are_taken(name: str) -> None:
+    """The rules are the kernel's and no others."""
+    assert parse_request({**ENVIRONMENT, "CNI_IFNAME": name}, CONFIG).interface == name
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b"\xff{}", b"{}x", b"[" * 100_000])
+def test_input_that_is_no_json_object_is_code_6(text: bytes) -> None:
+    """Whatever it is, it is refused in words."""
+    assert failure(lambda: decode_object(text))[0] is ErrorCode.DECODE_FAILURE
+
+
+@pytest.mark.parametrize("version", [None, "", "0.2.0", "0.3.0", "2.0.0", 1.0, ["1.0.0"]])
+def test_a_version_we_do_not_speak_is_code_1(version: object) -> None:
+    """The message shows what was sent, the details what is spoken."""
+    code, message = failure(lambda: parse_config({**CONFIG, "cniVersion": version}))
+    assert code is ErrorCode.INCOMPATIBLE_VERSION
+    assert json.dumps(version) in message
+
+
+def test_families_pools_and_mtu_are_read() -> None:
+    """Every key of ours at once."""
+    ipam = {"type": "tortie", "ipv4": True, "ipv6": True, "ipv4_pools": ["a", "b"], "ipv6_pools": ["c"]}
+    config = parse_config({**CONFIG, "cniVersion": "0.3.1", "ipam": ipam, "mtu": 1400})
+    assert config == NetworkConfig("k8s-net", "0.3.1", True, True, ("a", "b"), ("c",), 1400)
+    assert config.ip_versions == (4, 6)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"name": None}, "name"),
+        ({"name": "a b"}, "name"),
+        ({"mtu": "1500"}, "mtu"),
+        ({"mtu": True}, "mtu"),
+        ({"mtu": 67}, "mtu"),
+        ({"mtu": 65536}, "mtu"),
+        ({"mtu": 1279, "ipam": {"ipv6": True}}, "mtu"),
+        ({"agent_socket": 1}, "agent_socket"),
+        ({"ipam": "tortie"}, "ipam"),
+        ({"ipam": {"type": "host-local"}}, "ipam.type"),
+        ({"ipam": {"ipv4": "yes"}}, "ipam.ipv4"),
+        ({"ipam": {"ipv6": 1}}, "ipam.ipv6"),
+        ({"ipam": {"ipv4": False}}, "ipam.ipv4"),
+        ({"ipam": {"ipv4_pools": "a"}}, "ipam.ipv4_pools"),
+        ({"ipam": {"ipv4_pools": ["a", 1]}}, "ipam.ipv4_pools"),
+        ({"ipam": {"ipv4_pools": [""]}}, "ipam.ipv4_pools"),
+        ({"ipam": {"ipv6_pools": ["a"]}}, "ipam.ipv6_pools"),
+        ({"ipam": {"ipv6": True, "ipv6_pools": ["a"]}}, "ipam"),
+    ],
+)
+def test_a_wrong_key_is_code_7_and_named(change: dict[str, object], key: str) -> None:
+    """The message names the key first."""
+    code, message = failure(lambda: parse_config({**CONFIG, **change}))
+    assert code is ErrorCode.INVALID_CONFIG
+    assert message.startswith(f"{key} ")
+
+
+def test_the_first_of_two_equal_variables_counts() -> None:
+    """As for getenv(3)."""
+    assert parse_environment(b"CNI_A=1\0CNI_A=2\0CNI_B=x=y\0") == {"CNI_A": "1", "CNI_B": "x=y"}
+
+
+def test_a_variable_that_is_no_text_is_code_4() -> None:
+    """It is shown as bytes."""
+    code, message = failure(lambda: parse_environment(b"CNI_IFNAME=\xff\0"))
+    assert (code, "\\xff" in message) == (ErrorCode.INVALID_ENVIRONMENT, True)
+
+
+@given(st.dictionaries(st.from_regex(r"[A-Z_]+", fullmatch=True), st.from_regex(r"[^;]*", fullmatch=True)))
+def test_args_survive_writing_and_parsing(pairs: dict[str, str]) -> None:
+    """Any value without a semicolon, in any order."""
+    assert parse_args(";".join(f"{key}={value}" for key, value in pairs.items())) == pairs
+
+
+@given(st.binary(max_size=200))
+def test_no_input_is_beyond_a_failure(text: bytes) -> None:
+    """The parser returns or raises a failure, and nothing else."""
+    with suppress(CniFailure):
+        parse_request(parse_environment(text), decode_object(text))
