@@ -132,7 +132,7 @@ class NetlinkSocket:
             batch, count = self._packed(requests, start)
             last_sequence = self._sequence
             for sequence, number, text in self._answers(batch, last_sequence):
-                if number and first_sequence <= sequence:
+                if number and first_sequence <= sequence <= last_sequence:
                     refusals.append(Refusal(start + sequence - first_sequence, number, text))
             start += count
         return refusals

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -24,7 +25,8 @@ def enable_forwarding() -> None:
     A router ignores router advertisements on links with accept_ra=1 (Documentation/networking/ip-sysctl.rst), and the
     host's own default route would run out; links that listened get accept_ra=2 before forwarding is turned on.
     """
-    _write(_ROOT / "ipv4/ip_forward", "1")
+    if _read(_ROOT / "ipv4/ip_forward") != "1":  # writing it resets other settings of every link
+        _write(_ROOT / "ipv4/ip_forward", "1")
     if _read(_ROOT / "ipv4/conf/all/rp_filter") == "2":
         log.warning(
             "workloads can send from addresses that are not theirs: net.ipv4.conf.all.rp_filter is 2 and overrides "
@@ -71,10 +73,12 @@ def _read(path: Path) -> str:
 
 
 def _write(path: Path, value: str) -> None:
-    """Write what is not there already: some settings reset others when they are written."""
-    if _read(path) == value:
-        return
     try:
-        path.write_text(value)
+        # Not Path.write_text: a sysctl takes one write, and this is on the way of every new workload.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, value.encode())
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise KernelRefused(f"writing {value} to {path}", error.errno or 0, error.strerror or str(error)) from error

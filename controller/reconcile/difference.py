@@ -43,12 +43,19 @@ class Difference:
 
 def difference(desired: DesiredRoutes, actual: Mapping[IPNetwork, KernelRoute]) -> Difference:
     """Return the routes to add or replace, and those to remove as far as the sweep allows."""
-    present = actual.get
-    upserts = tuple(route for prefix, route in desired.routes.items() if not is_same(route, present(prefix)))
-    removals = tuple(
-        route for prefix, route in actual.items() if prefix not in desired.routes and _may_go(route, desired.sweep)
-    )
-    return Difference(upserts, removals)
+    upserts = []
+    present_count = 0
+    for prefix, route in desired.routes.items():
+        present = actual.get(prefix)
+        present_count += present is not None
+        if not is_same(route, present):
+            upserts.append(route)
+    removals: tuple[KernelRoute, ...] = ()
+    if present_count < len(actual):  # else everything actual is desired, and there is no need to look again
+        removals = tuple(
+            route for prefix, route in actual.items() if prefix not in desired.routes and _may_go(route, desired.sweep)
+        )
+    return Difference(tuple(upserts), removals)
 
 
 def is_same(desired: KernelRoute, actual: KernelRoute | None) -> bool:

@@ -102,3 +102,13 @@ def sysctl() -> Callable[[str], str]:
         return (Path("/proc/sys/net") / name).read_text().strip()
 
     return read
+
+
+@pytest.fixture
+def set_sysctl() -> Callable[[str, str], None]:
+    """Return a function that sets a network sysctl of the namespace the test runs in."""
+
+    def write(name: str, value: str) -> None:
+        (Path("/proc/sys/net") / name).write_text(value)
+
+    return write

@@ -1,0 +1,105 @@
+"""Netlink messages as bytes, and what happens when the kernel's answers are not as hoped."""
+
+from __future__ import annotations
+
+import errno
+from contextlib import suppress
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.errors import KernelUnavailable
+from controller.kernel.netlink import HEADER, NetlinkSocket, Request, attribute, attributes, messages
+from controller.kernel.route_messages import addition, parsed
+from controller.ports import KernelRoute, NextHop, RouteKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def netlink() -> Iterator[NetlinkSocket]:
+    """Open a socket; nothing below changes anything."""
+    opened = NetlinkSocket(timeout_seconds=0.05)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+@given(st.lists(st.tuples(st.integers(0, 0x3FFF), st.binary(max_size=40))))
+def test_attributes_come_back(pairs: list[tuple[int, bytes]]) -> None:
+    """What is packed is read again, whatever its length."""
+    data = b"".join(attribute(kind, payload) for kind, payload in pairs)
+    assert len(data) % 4 == 0
+    assert list(attributes(data, 0)) == pairs
+
+
+@given(st.binary(max_size=200))
+def test_rubbish_ends(data: bytes) -> None:
+    """No bytes make reading attributes or messages endless."""
+    list(attributes(data, 0))
+    with suppress(KernelUnavailable):
+        list(messages(data))
+
+
+def test_a_cut_message_is_an_error() -> None:
+    """Half a message is never taken for a whole one."""
+    whole = HEADER.pack(24, 24, 0, 1, 0) + bytes(8)
+    assert list(messages(whole)) == [(24, 0, 1, bytes(8))]
+    with pytest.raises(KernelUnavailable, match="cut short"):
+        list(messages(whole[:-1]))
+
+
+@st.composite
+def routes(draw: st.DrawFn) -> KernelRoute:
+    """Draw a route of any form, of either family."""
+    bits, base = draw(st.sampled_from([(32, "10.0.0.0"), (128, "fd00::")]))
+    length = draw(st.integers(8, bits))
+    prefix = ip_network((int(ip_address(base)), length))
+    if draw(st.booleans()):
+        return KernelRoute(prefix, RouteKind.BLACKHOLE)
+    gateways = [ip_address("192.0.2.1"), ip_address("192.0.2.2"), ip_address("2001:db8::1")]
+    if bits == 128:
+        gateways = gateways[2:]
+    hops = draw(st.lists(st.sampled_from([None, *gateways]), min_size=1, max_size=4))
+    indexes = draw(st.lists(st.integers(1, 2**31 - 1), min_size=len(hops), max_size=len(hops)))
+    made = [NextHop(gateway, index) for gateway, index in zip(hops, indexes, strict=True)]
+    return KernelRoute(prefix, RouteKind.UNICAST, tuple(made))
+
+
+@given(routes())
+def test_routes_come_back(route: KernelRoute) -> None:
+    """A packed route is read as the same route; only the order of its next hops is not kept."""
+    read = parsed(addition(route))
+    assert read is not None
+    assert (read.prefix, read.kind, len(read.next_hops)) == (route.prefix, route.kind, len(route.next_hops))
+    assert set(read.next_hops) == set(route.next_hops)
+
+
+def test_an_answer_that_does_not_come_is_an_error(netlink: NetlinkSocket) -> None:
+    """The deadline is told, and the socket works again under the same number."""
+    before = netlink.port_id
+    with pytest.raises(KernelUnavailable, match=r"within 0\.05 s"):
+        netlink._received()
+    assert netlink.port_id == netlink._socket.getsockname()[0] == before
+    # An unknown message type is refused, and that is an answer.
+    (refusal,) = netlink.exchange([Request(0x7FF0, 0, bytes(16))])
+    assert (refusal.position, refusal.error_number) == (0, errno.EOPNOTSUPP)
+
+
+def test_a_late_answer_is_not_taken_for_another(netlink: NetlinkSocket) -> None:
+    """What is left over from an earlier exchange is skipped."""
+    kind, body = 0x7FF0, bytes(16)
+    netlink._socket.send(HEADER.pack(16 + len(body), kind, 1, 999999, 0) + body)
+    netlink._socket.send(HEADER.pack(16 + len(body), kind, 1, 0, 0) + body)
+    refusals = netlink.exchange([Request(kind, 0, body), Request(kind, 0, body)])
+    assert [refusal.position for refusal in refusals] == [0, 1]
+
+
+def test_no_request_is_no_exchange(netlink: NetlinkSocket) -> None:
+    """Nothing to do is done at once."""
+    assert netlink.exchange([]) == []
