@@ -128,7 +128,7 @@ class Agent:
             store_reason=self._store_reason,
             speaker_reason=self._routing.speaker_lost,
             peers=self._routing.peers,
-            sessions=self._speaker.sessions,
+            sessions={session.peer: session for session in self._speaker.sessions},
             decision=self._routing.decision,
             routes_in_sync=self._programmer.in_sync.is_set(),
             route_failures=self._programmer.failures,

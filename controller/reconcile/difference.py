@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from controller.ports import KernelRoute
     from ipam.address import IPNetwork
@@ -41,8 +41,13 @@ class Difference:
     removals: tuple[KernelRoute, ...]
 
 
-def difference(desired: DesiredRoutes, actual: Mapping[IPNetwork, KernelRoute]) -> Difference:
-    """Return the routes to add or replace, and those to remove as far as the sweep allows."""
+def difference(
+    desired: DesiredRoutes, actual: Mapping[IPNetwork, KernelRoute], dropped: Collection[IPNetwork] = ()
+) -> Difference:
+    """Return the routes to add or replace, and those to remove: the dropped ones, others as far as the sweep allows.
+
+    `dropped` are prefixes that were desired before; that they are not desired any more is a decision, not ignorance.
+    """
     upserts = []
     present_count = 0
     for prefix, route in desired.routes.items():
@@ -53,7 +58,9 @@ def difference(desired: DesiredRoutes, actual: Mapping[IPNetwork, KernelRoute]) 
     removals: tuple[KernelRoute, ...] = ()
     if present_count < len(actual):  # else everything actual is desired, and there is no need to look again
         removals = tuple(
-            route for prefix, route in actual.items() if prefix not in desired.routes and _may_go(route, desired.sweep)
+            route
+            for prefix, route in actual.items()
+            if prefix not in desired.routes and (prefix in dropped or _may_go(route, desired.sweep))
         )
     return Difference(tuple(upserts), removals)
 
