@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ipam.errors import InvalidBlock
 from ipam.pool import BLOCK_PREFIX_LENGTHS
@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
     from ipam.address import IPAddress, IPNetwork
+
+#: A block lends addresses until its record, one value in every store, comes near the 256 KiB that a value may have.
+_MAX_RECORD_BYTES: Final = 240_000
+#: What a record takes for each ordinal, and for each holder beside its texts, in bytes, rounded up.
+_ORDINAL_BYTES: Final = 20
+_HOLDER_BYTES: Final = 130
+#: A block of this many addresses fits in any case.
+_ALWAYS_FITS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +89,19 @@ class Block:
     def in_use(self) -> int:
         """How many addresses are held."""
         return len(self.holders)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another address can be assigned: one is free, and its holder still fits into the block's record."""
+        return bool(self.free) and (self.size <= _ALWAYS_FITS or self._record_bytes() < _MAX_RECORD_BYTES)
+
+    def _record_bytes(self) -> int:
+        """Return about how large the block's record is."""
+        texts = sum(
+            len(holder.handle) + len(holder.node) + len(holder.workload) + len(holder.namespace) + len(holder.interface)
+            for holder in self.holders.values()
+        )
+        return texts + self.size * _ORDINAL_BYTES + self.in_use * _HOLDER_BYTES
 
     def address_at(self, ordinal: int) -> IPAddress:
         """Return the address with this ordinal."""

@@ -145,7 +145,7 @@ def _block_with_space(view: View, pools: list[Pool], version: int, *, now: float
     """
     own = [block for block in view.own_blocks() if block.version == version]
     for block in own:
-        if block.free and any(pool.contains(block.cidr) for pool in pools):
+        if block.has_room and any(pool.contains(block.cidr) for pool in pools):
             return block, None
     if len(own) < view.max_blocks_per_node:
         for pool in pools:

@@ -162,7 +162,9 @@ class Assigner:
         On any failure all of them get the error.
         """
         self._take_in()
-        batch = self._queue = [waiting for waiting in self._queue if not waiting.future.done()]
+        self._queue = [waiting for waiting in self._queue if not waiting.future.done()]
+        # A copy: who comes while the store is asked belongs to the next batch.
+        batch = list(self._queue)
         try:
             if self._unsure:
                 await self._adopt_reading(read_share)

@@ -12,7 +12,7 @@ from controller.assignment.transaction import block_operations
 from controller.datamodel import keys
 from controller.datamodel.blocks import decode_block
 from controller.errors import TransientError
-from controller.ports import ABSENT, Changes, Delete, Put, Snapshot
+from controller.ports import ABSENT, MAX_VALUE_BYTES, Changes, Delete, Put, Snapshot
 from ipam.errors import NoPool, PoolExhausted, UnknownPool
 
 if TYPE_CHECKING:
@@ -81,6 +81,18 @@ async def test_records_too_large_for_one_transaction_are_split(world: World) -> 
         handles = [f"{number:0500}" for number in range(640)]
         await asyncio.gather(*(assigner.assign(world.request(handle)) for handle in handles))
     assert len(await world.check()) == 640
+
+
+async def test_a_block_whose_record_grows_too_large_gives_way_to_another(world: World) -> None:
+    """The largest blocks lend addresses for as long as their record fits into a value, then the next block does."""
+    await world.add_pool("v4", "10.0.0.0/16", 20)
+    async with world.started("n1") as assigner:
+        for start in range(0, 1500, 300):
+            handles = [f"{number:064}" for number in range(start, start + 300)]
+            await asyncio.gather(*(assigner.assign(world.request(handle)) for handle in handles))
+        assert len(assigner.own_blocks()) > 1
+    assert len(await world.check()) == 1500
+    assert all(len(entry.value) < MAX_VALUE_BYTES for entry in (await world.store.list(keys.BLOCKS)).values())
 
 
 async def test_one_refusal_leaves_the_others_alone(world: World) -> None:
