@@ -9,14 +9,19 @@ from typing import TYPE_CHECKING
 import click
 
 from controller.agent_client import AgentStatus, agent_status
+from controller.assignment.node_deletion import delete_node
 from controller.cli.connection import Connection, pass_connection
 from controller.cli.examples import examples
 from controller.cli.output import output_option, print_boxed, print_document
+from controller.datamodel import keys
+from controller.errors import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from controller.agent_client import Session
+    from controller.ports import Store
+    from ipam.address import IPAddress
 
 
 @click.group()
@@ -43,17 +48,23 @@ def status(context: click.Context, connection: Connection, form: str) -> None:
 
 @node.command()
 @click.argument("name")
+@click.option("--missing-ok", is_flag=True, help="A node that does not exist is no error.")
 @pass_connection
 @examples("tortiectl node delete host7")
-def delete(connection: Connection, name: str) -> None:
+def delete(connection: Connection, name: str, *, missing_ok: bool) -> None:
     """Remove a node that is gone for good: its record, its blocks and its addresses.
 
     Stop its agent first; an agent that runs registers again.
     """
-    from controller.assignment.removal import delete_node  # noqa: PLC0415  `node status` needs none of it
+    released = connection.with_store(lambda store: _delete(store, name, missing_ok=missing_ok))
+    click.echo(f"node {name} deleted, {len(released)} addresses released")
 
-    released = connection.with_store(lambda store: delete_node(store, name))
-    click.echo(f"node {name} deleted, {released} addresses released")
+
+async def _delete(store: Store, name: str, *, missing_ok: bool) -> tuple[IPAddress, ...]:
+    if not missing_ok and not await store.get([keys.node(name)]) and not await store.list(keys.share(name)):
+        present = ", ".join(key.removeprefix(keys.NODES) for key in await store.list(keys.NODES))
+        raise RefusedError(f"node {name} does not exist; the nodes are: {present or 'none'}")
+    return await delete_node(store, name)
 
 
 def _print_status(found: AgentStatus) -> None:

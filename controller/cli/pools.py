@@ -13,11 +13,12 @@ from asyncio import sleep
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from controller.assignment.transaction import OPERATIONS_PER_BLOCK, block_operations
 from controller.datamodel import keys
 from controller.datamodel.blocks import decode_block
 from controller.datamodel.records import decode_pool, encode_pool
 from controller.errors import ConflictError, RefusedError
-from controller.ports import ABSENT, Check, Delete, Put
+from controller.ports import ABSENT, MAX_OPERATIONS, Check, Delete, Put
 from ipam.pool import check_overlaps
 
 if TYPE_CHECKING:
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _ATTEMPTS: Final = 8
-_BACKOFF_SECONDS: Final = 0.05
-#: Blocks removed in one transaction; each is up to two operations, and a store takes 64.
-_BLOCKS_AT_ONCE: Final = 30
+_LONGEST_PAUSE_SECONDS: Final = 0.2
+#: Blocks removed in one transaction, which also checks the pool.
+_BLOCKS_AT_ONCE: Final = (MAX_OPERATIONS - 1) // OPERATIONS_PER_BLOCK
 
 
 async def read_pools(store: Store) -> dict[str, Pool]:
@@ -136,14 +137,11 @@ def _refuse_if_used(name: str, blocks: Mapping[str, Entry]) -> None:
 
 
 async def _remove_blocks(store: Store, blocks: Mapping[str, Entry], pool_version: Version, name: str) -> None:
-    found = list(blocks.items())
+    found = [(decode_block(key, entry.value), entry.version) for key, entry in blocks.items()]
     for start in range(0, len(found), _BLOCKS_AT_ONCE):
         operations: list[Operation] = [Check(keys.pool(name), pool_version)]
-        for key, entry in found[start : start + _BLOCKS_AT_ONCE]:
-            operations.append(Delete(key, entry.version))
-            affinity = decode_block(key, entry.value).affinity
-            if affinity is not None:
-                operations.append(Delete(keys.owned(affinity, keys.cidr_of(key)), None))
+        for block, version in found[start : start + _BLOCKS_AT_ONCE]:
+            operations += block_operations(block, None, version=version, writer=None)
         await store.commit(operations)
 
 
@@ -158,9 +156,9 @@ def _next_revision(expected: Version) -> Put:
 
 
 async def _with_retries(attempt: Callable[[], Awaitable[T]]) -> T:
-    for number in range(_ATTEMPTS - 1):
+    for _ in range(_ATTEMPTS - 1):
         try:
             return await attempt()
         except ConflictError:
-            await sleep(random.uniform(0, _BACKOFF_SECONDS * 2**number))  # noqa: S311  jitter is no secret
+            await sleep(random.uniform(0, _LONGEST_PAUSE_SECONDS))  # noqa: S311  jitter is no secret
     return await attempt()

@@ -163,7 +163,7 @@ class Lab:
                 raise RefusedError(f"{name} is the last host of lab {self.name}; `tortiectl lab down` removes the lab")
             for service in services_of(layout).keys() - services_of(left).keys():
                 ask(self.name, "stop", service)
-            deleted = readiness.tortiectl(layout, FABRIC, ["node", "delete", name])
+            deleted = readiness.tortiectl(layout, FABRIC, ["node", "delete", "--missing-ok", name])
             if deleted.returncode:
                 raise RefusedError(f"node {name} was not deleted: {deleted.stderr.strip()}")
             self._tell(deleted.stdout.strip())

@@ -1,0 +1,241 @@
+"""Pools through the command line, on a real store: what is written, what is refused, and that nothing is half done."""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import ip_network
+from typing import TYPE_CHECKING
+
+import pytest
+
+from controller.cli.main import run
+from controller.cli.pools import delete_pool, read_pools, write_pools
+from controller.datamodel import keys
+from controller.datamodel.blocks import encode_block, encode_share
+from controller.errors import ConflictError, RefusedError
+from controller.ports import ABSENT, Put
+from controller.store.memory import MemoryStore
+from ipam.block import Block, Holder
+from ipam.errors import PoolConflict
+from ipam.pool import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from controller.ports import Operation, Version
+
+POOL = "apiVersion: tortie/v1\nkind: Pool\nmetadata: {name: %s}\nspec: {cidr: '%s'}\n"
+DEFAULT = Pool("default", ip_network("10.244.0.0/16"), 26)
+HOLDER = Holder("cni.tortie.1.eth0", "h1", "web", "shop", "tt0", 0.0)
+
+
+class InterruptedStore(MemoryStore):
+    """A store in which somebody else commits something just before the first transaction of the test's own."""
+
+    def __init__(self, other: Sequence[Operation]) -> None:
+        super().__init__()
+        self._other: Sequence[Operation] | None = other
+
+    async def commit(self, operations: Sequence[Operation]) -> dict[str, Version]:
+        """Commit the other's operations once, then these."""
+        other, self._other = self._other, None
+        if other is not None:
+            await super().commit(other)
+        return await super().commit(operations)
+
+
+@pytest.fixture(autouse=True)
+def store_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Name an empty store in the environment, as an operator would."""
+    path = tmp_path / "store.db"
+    monkeypatch.setenv("TORTIE_STORE", "sqlite")
+    monkeypatch.setenv("TORTIE_SQLITE_PATH", str(path))
+    return path
+
+
+def written(directory: Path, text: str) -> str:
+    """Return the path of a file with this text."""
+    path = directory / "resources.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_applied_pools_are_there_and_unchanged_the_second_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file with several documents is applied as a whole; applying it again changes nothing."""
+    file = written(tmp_path, POOL % ("one", "10.0.0.0/16") + "---\n" + POOL % ("two", "fd00::/64"))
+    assert run(["apply", "-f", file]) == 0
+    assert run(["apply", "-f", file]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "pool one created",
+        "pool two created",
+        "pool one unchanged",
+        "pool two unchanged",
+    ]
+
+
+def test_printed_pools_can_be_applied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`get -o yaml` and `get -o json` print what `apply` takes."""
+    run(["apply", "-f", written(tmp_path, POOL % ("one", "10.0.0.0/16"))])
+    for form in ("yaml", "json"):
+        capsys.readouterr()
+        run(["get", "pools", "-o", form])
+        assert run(["apply", "-f", written(tmp_path, capsys.readouterr().out)]) == 0
+        assert capsys.readouterr().out == "pool one unchanged\n"
+
+
+def test_a_mistake_names_file_document_and_field_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One wrong document keeps the right ones out too."""
+    file = written(tmp_path, POOL % ("good", "10.0.0.0/16") + "---\n" + POOL % ("bad", "10.1.0.1/16"))
+    assert run(["apply", "-f", file]) == 1
+    assert capsys.readouterr().err == (
+        f"tortiectl: error: {file}: document 2 (bad): spec.cidr: 10.1.0.1/16 has host bits set; write 10.1.0.0/16\n"
+    )
+    assert run(["get", "pools", "good"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("a: [", "neither YAML nor JSON"),
+        ("", "no resource in it"),
+        ("- 1", "document 1: not a mapping"),
+        ("apiVersion: v1\nkind: Pool", "document 1: apiVersion: 'v1' is not known; write tortie/v1"),
+        ("apiVersion: tortie/v1\nkind: Pod", "document 1: kind: 'Pod' cannot be written; write Pool"),
+        (
+            POOL % ("a", "10.0.0.0/16") + "---\n" + POOL % ("a", "10.1.0.0/16"),
+            "document 2 (a): metadata.name: pool a is",
+        ),
+    ],
+)
+def test_what_is_no_resource_is_refused_with_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, complaint: str
+) -> None:
+    """Whatever stands in the file, the message says where."""
+    file = written(tmp_path, text)
+    assert run(["apply", "-f", file]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"tortiectl: error: {file}: ")
+    assert complaint in error
+
+
+def test_an_overlap_names_both_pools(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The operator sees which two pools share addresses."""
+    run(["apply", "-f", written(tmp_path, POOL % ("one", "10.0.0.0/8"))])
+    assert run(["create", "-f", written(tmp_path, POOL % ("two", "10.1.0.0/16"))]) == 1
+    error = capsys.readouterr().err
+    assert "pool one (10.0.0.0/8) overlaps pool two (10.1.0.0/16)" in error
+
+
+def test_create_refuses_what_exists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`create` never changes anything."""
+    file = written(tmp_path, POOL % ("one", "10.0.0.0/8"))
+    assert run(["create", "-f", file]) == 0
+    assert run(["create", "-f", file]) == 1
+    assert "pool one exists" in capsys.readouterr().err
+
+
+def test_a_range_cannot_be_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Addresses are in use by the old range; the way to another one is said."""
+    run(["apply", "-f", written(tmp_path, POOL % ("one", "10.0.0.0/16"))])
+    assert run(["apply", "-f", written(tmp_path, POOL % ("one", "10.1.0.0/16"))]) == 1
+    assert "pool one: spec.cidr: 10.0.0.0/16 cannot be changed to 10.1.0.0/16" in capsys.readouterr().err
+
+
+def test_a_deleted_pool_is_gone_and_cannot_be_deleted_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A name that does not exist is refused with those that do."""
+    run(["apply", "-f", written(tmp_path, POOL % ("one", "10.0.0.0/16"))])
+    assert run(["delete", "pool", "one"]) == 0
+    assert run(["delete", "pool", "one"]) == 1
+    assert "pool one does not exist; the pools are: none" in capsys.readouterr().err
+
+
+async def test_two_overlapping_pools_cannot_both_be_created_at_the_same_moment() -> None:
+    """Whoever commits second sees the first one's pool and is refused."""
+    store = MemoryStore()
+    pools = [Pool(f"p{number}", ip_network(f"10.{number}.0.0/16"), 26) for number in range(4)]
+    everything = Pool("all", ip_network("10.0.0.0/8"), 26)
+    results = await asyncio.gather(
+        *(write_pools(store, [pool], create_only=True) for pool in [*pools, everything, *pools[:1]]),
+        return_exceptions=True,
+    )
+    present = await read_pools(store)
+    assert "all" not in present or len(present) == 1
+    assert any(isinstance(result, (PoolConflict, RefusedError)) for result in results)
+    assert sum(isinstance(result, dict) for result in results) == len(present)
+
+
+async def test_a_pool_created_between_reading_and_writing_is_seen() -> None:
+    """The revision that every write of a pool carries turns the race into a second look."""
+    rival = MemoryStore()
+    await write_pools(rival, [Pool("rival", ip_network("10.244.64.0/18"), 26)], create_only=True)
+    entries = await rival.list(keys.ROOT)
+    store = InterruptedStore([Put(key, entry.value, ABSENT) for key, entry in entries.items()])
+    with pytest.raises(PoolConflict, match="rival"):
+        await write_pools(store, [DEFAULT], create_only=True)
+    assert list(await read_pools(store)) == ["rival"]
+
+
+async def test_a_pool_with_an_address_in_use_stays() -> None:
+    """The refusal names an address and who holds it, and the pool is as enabled as it was."""
+    store = MemoryStore()
+    await write_pools(store, [DEFAULT], create_only=True)
+    block, _ = Block.claimed(ip_network("10.244.0.0/26"), node="h1", at=0.0).assign(HOLDER)
+    await store.commit([Put(keys.block(block.cidr), encode_block(block), ABSENT)])
+    with pytest.raises(RefusedError, match=r"1 addresses in use \(10\.244\.0\.0 by web on h1"):
+        await delete_pool(store, "default")
+    assert await read_pools(store) == {"default": DEFAULT}
+
+
+async def test_an_address_assigned_during_the_deletion_saves_the_pool() -> None:
+    """A node that assigns from a block while the pool is being deleted keeps its address, and the pool comes back."""
+    empty = Block.claimed(ip_network("10.244.0.0/26"), node="h1", at=0.0)
+    used, _ = empty.assign(HOLDER)
+    before = MemoryStore()
+    await write_pools(before, [DEFAULT], create_only=True)
+    store = InterruptedStore([Put(keys.block(used.cidr), encode_block(used), None)])
+    store._entries = before._entries
+    store._revision = before._revision
+    store._entries |= (await _with_block(empty))._entries
+    with pytest.raises(RefusedError, match="in use"):
+        await delete_pool(store, "default")
+    assert await read_pools(store) == {"default": DEFAULT}
+    assert (await store.get([keys.block(used.cidr)]))[keys.block(used.cidr)].value == encode_block(used)
+
+
+async def test_empty_blocks_go_with_their_pool() -> None:
+    """Neither a block nor a node's claim to it outlives the pool; blocks of other pools stay."""
+    store = MemoryStore()
+    await write_pools(store, [DEFAULT, Pool("other", ip_network("10.0.0.0/16"), 26)], create_only=True)
+    for number in range(40):
+        block = Block.claimed(DEFAULT.block_at(number), node="h1", at=0.0)
+        owned = Put(keys.owned("h1", block.cidr), encode_share(block), ABSENT)
+        await store.commit([Put(keys.block(block.cidr), encode_block(block), ABSENT), owned])
+    other = Block.claimed(ip_network("10.0.0.0/26"), node="h1", at=0.0)
+    await store.commit([Put(keys.block(other.cidr), encode_block(other), ABSENT)])
+    await delete_pool(store, "default")
+    assert list(await read_pools(store)) == ["other"]
+    assert list(await store.list(keys.BLOCKS)) == [keys.block(other.cidr)]
+    assert not await store.list(keys.SHARES)
+
+
+async def test_endless_conflicts_are_reported() -> None:
+    """A store in which others write all the time ends the command with a conflict, not with a hang."""
+
+    class BusyStore(MemoryStore):
+        async def commit(self, operations: Sequence[Operation]) -> dict[str, Version]:
+            raise ConflictError([operations[-1].key])
+
+    with pytest.raises(ConflictError, match="pools-revision"):
+        await write_pools(BusyStore(), [DEFAULT], create_only=True)
+
+
+async def _with_block(block: Block) -> MemoryStore:
+    store = MemoryStore()
+    store._revision = 1000
+    await store.commit([Put(keys.block(block.cidr), encode_block(block), ABSENT)])
+    return store
