@@ -80,13 +80,12 @@ class Assigner:
         self._task = asyncio.create_task(self._work(), name="assigner")
 
     async def close(self) -> None:
-        """Stop serving; who still waits is cancelled. A commit under way may or may not be applied."""
+        """Stop serving; who still waits gets a `TransientError`. A commit under way may or may not be applied."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
-        for waiting in self._queue:
-            waiting.future.cancel()
+        self._fail(self._queue, TransientError("address assignment was stopped; try again when the agent is back"))
 
     async def assign(self, request: AssignRequest) -> Assignment:
         """Return the addresses that the request's handle holds, all committed; raises `Refused` and `TortieError`.

@@ -244,6 +244,19 @@ async def test_a_request_cancelled_during_its_commit_is_whole(world: World) -> N
     assert set(await world.check()) == {"warm", "b"}
 
 
+async def test_closing_fails_who_waits(world: World) -> None:
+    """A request that waits when the assigner is closed gets an error that says so, and is not left waiting."""
+    await world.add_pool("p", "10.0.0.0/30", 31)
+    stage = Stage(world.Fault)
+    async with world.started("n1", stage.decider("n1")) as assigner, asyncio.timeout(60):
+        stage.open = False
+        waiting = asyncio.ensure_future(assigner.assign(world.request("a")))
+        await stage.arrived.wait()
+        await assigner.close()
+        with pytest.raises(TransientError, match="was stopped"):
+            await waiting
+
+
 async def test_endless_conflicts_end_in_an_error_that_says_what_was_tried(world: World) -> None:
     """A node that is overtaken each time gives up, names itself and the number of tries, and holds nothing."""
     await world.add_pool("p", "10.0.0.0/30", 31)
