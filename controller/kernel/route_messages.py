@@ -33,6 +33,7 @@ RTA_OIF: Final = 4
 RTA_GATEWAY: Final = 5
 RTA_PRIORITY: Final = 6
 RTA_MULTIPATH: Final = 9
+RTA_TABLE: Final = 15
 RTA_VIA: Final = 18
 #: rtmsg: family, prefix length, source prefix length, TOS, table, protocol, scope, type, flags.
 RTMSG: Final = struct.Struct("=BBBBBBBBI")
@@ -41,7 +42,7 @@ _FAMILY: Final = struct.Struct("=H")
 _INDEX: Final = struct.Struct("=I")
 #: One attribute of four bytes.
 _LINK: Final = struct.Struct("=HHI")
-#: What every addition starts with, packed at once since it is packed very often: rtmsg, metric, head of the prefix.
+#: What every addition starts with, packed at once since it is packed very often: rtmsg, table, head of the prefix.
 _HEAD: Final = struct.Struct("=BBBBBBBBI HHI HH")
 _METRIC_ATTRIBUTE: Final = attribute(RTA_PRIORITY, _INDEX.pack(ROUTE_METRIC))
 
@@ -54,7 +55,10 @@ def dump_request(version: int) -> bytes:
 
 
 def addition(route: KernelRoute) -> bytes:
-    """Return the body of RTM_NEWROUTE for this route."""
+    """Return the body of RTM_NEWROUTE for this route; for most IPv4 routes it is, byte for byte, what a dump shows.
+
+    The attributes stand in the kernel's own order (net/ipv4/fib_semantics.c, fib_dump_info).
+    """
     prefix = route.prefix
     version = prefix.version
     hops = route.next_hops
@@ -67,17 +71,18 @@ def addition(route: KernelRoute) -> bytes:
         if gateway is None:
             scope = RT_SCOPE_LINK
         else:
-            how += _gateway(version, gateway)
+            how = _gateway(version, gateway) + how
     else:
         how = attribute(RTA_MULTIPATH, b"".join(_path(version, hop) for hop in hops))
     packed = prefix.network_address.packed
     return (
         _HEAD.pack(
             _FAMILY_BY_VERSION[version], prefix.prefixlen, 0, 0, RT_TABLE_MAIN, ROUTE_PROTOCOL, scope, kind, 0,
-            8, RTA_PRIORITY, ROUTE_METRIC,
+            8, RTA_TABLE, RT_TABLE_MAIN,
             4 + len(packed), RTA_DST,
         )
         + packed
+        + _METRIC_ATTRIBUTE
         + how
     )  # fmt: skip
 

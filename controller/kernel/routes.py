@@ -105,6 +105,8 @@ class KernelFib:
         failures = [
             RouteFailure(routes[refusal.position].prefix, refusal.error_number, refusal.text) for refusal in refusals
         ]
+        # Where a dump shows just these bytes, it need not be read, and gives back the caller's own object.
+        self._route_by_body.update(zip((request.body for request in requests), routes, strict=True))
         self._ours.update(route.prefix for route in routes)
         self._ours.difference_update(failure.prefix for failure in failures)
         return failures
