@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import struct
 from contextlib import suppress
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
@@ -12,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.errors import KernelUnavailable
-from controller.kernel.netlink import HEADER, NetlinkSocket, Request, attribute, attributes, messages
+from controller.kernel.netlink import (
+    HEADER,
+    NLM_F_DUMP_INTR,
+    NLMSG_DONE,
+    NetlinkSocket,
+    Request,
+    attribute,
+    attributes,
+    messages,
+)
 from controller.kernel.route_messages import addition, parsed
 from controller.ports import KernelRoute, NextHop, RouteKind
 
@@ -103,3 +113,60 @@ def test_a_late_answer_is_not_taken_for_another(netlink: NetlinkSocket) -> None:
 def test_no_request_is_no_exchange(netlink: NetlinkSocket) -> None:
     """Nothing to do is done at once."""
     assert netlink.exchange([]) == []
+
+
+class ScriptedKernel:
+    """A socket whose answers are prepared; it is asked, and answers in order."""
+
+    def __init__(self, answers: list[bytes]) -> None:
+        self.answers = answers
+        self.asked: list[bytes] = []
+
+    def send(self, datagram: bytes) -> None:
+        """Note what was asked."""
+        self.asked.append(bytes(datagram))
+
+    def recv(self, _: int) -> bytes:
+        """Answer, under the number of the last question."""
+        *_, sequence, _ = HEADER.unpack_from(self.asked[-1])
+        length, kind, flags, _, port = HEADER.unpack_from(self.answers[0])
+        return HEADER.pack(length, kind, flags, sequence, port) + self.answers.pop(0)[HEADER.size :]
+
+    def close(self) -> None:
+        """Have nothing to close."""
+
+
+def answer(kind: int, flags: int, body: bytes) -> bytes:
+    """Return one prepared message."""
+    return HEADER.pack(HEADER.size + len(body), kind, flags, 0, 0) + body
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        [answer(24, NLM_F_DUMP_INTR, b"old!"), answer(NLMSG_DONE, 0, bytes(4))],
+        [answer(24, 0, b"old!"), answer(NLMSG_DONE, NLM_F_DUMP_INTR, bytes(4))],
+        [answer(24, 0, b"old!"), answer(NLMSG_DONE, 0, struct.pack("=i", -errno.EINTR))],
+    ],
+)
+def test_an_interrupted_dump_is_repeated(netlink: NetlinkSocket, spoiled: list[bytes]) -> None:
+    """A dump during which the table changed may lack routes; nothing of it is used."""
+    opened = netlink._socket
+    script = ScriptedKernel([*spoiled, answer(24, 0, b"new!"), answer(NLMSG_DONE, 0, bytes(4))])
+    netlink._socket = script  # type: ignore[assignment]  a fake
+    try:
+        assert netlink.dump(26, bytes(12)) == [b"new!"]
+        assert len(script.asked) == 2
+    finally:
+        netlink._socket = opened
+
+
+def test_a_dump_that_never_holds_still_is_given_up(netlink: NetlinkSocket) -> None:
+    """A table that always changes is an error to retry later, not an endless loop."""
+    opened = netlink._socket
+    netlink._socket = ScriptedKernel([answer(NLMSG_DONE, NLM_F_DUMP_INTR, bytes(4))] * 100)  # type: ignore[assignment]  a fake
+    try:
+        with pytest.raises(KernelUnavailable, match="interrupted"):
+            netlink.dump(26, bytes(12))
+    finally:
+        netlink._socket = opened
