@@ -162,10 +162,15 @@ class _Server:
         work = asyncio.create_task(answer(received, self._backend), name="cni work")
         try:
             await asyncio.wait({work}, timeout=self._deadlines.answer_seconds)
-            reply = work.result() if work.done() else _late_answer(self._deadlines.answer_seconds)
+            if not work.done():
+                reply = _late_answer(self._deadlines.answer_seconds)
+            elif work.cancelled():
+                reply = _stopped()
+            else:
+                reply = work.result()
             await self._send(connection, reply)
             connection.close()
-            await work
+            await asyncio.wait({work})
         finally:
             if not work.done():
                 work.cancel()
@@ -190,6 +195,15 @@ def _late_answer(seconds: float) -> Answer:
         ErrorCode.TRY_AGAIN_LATER,
         f"the agent is not done after {seconds:g} seconds and goes on",
         "try again; the agent's log and metrics say what is slow",
+    )
+    return Answer(1, failure.as_json(None))
+
+
+def _stopped() -> Answer:
+    """Answer for work that a part of the agent, stopping, has cancelled from within."""
+    log.warning("cni call is cut short, the agent stops")
+    failure = CniFailure(
+        ErrorCode.TRY_AGAIN_LATER, "the agent stopped before the call was done", "try again when it runs"
     )
     return Answer(1, failure.as_json(None))
 

@@ -38,7 +38,7 @@ class FakeBackend:
     """Answers at once, or raises `error`, or waits for `gate`; records what the descriptor was at the end."""
 
     def __init__(self) -> None:
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.gate = asyncio.Event()
         self.gate.set()
         self.running = 0
@@ -368,6 +368,16 @@ async def test_a_server_that_stops_finishes_what_it_began(path: Path, backend: F
     assert await caller.answer() == (0, b"")
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_work_cut_short_from_within_is_try_again_later(path: Path, backend: FakeBackend) -> None:
+    """Parts of the agent that stop first cancel who waits for them; the caller hears of it all the same."""
+    backend.error = asyncio.CancelledError()
+    async with served(path, backend):
+        assert await (await call(path, environment("DEL"))).failure() == (
+            11,
+            "the agent stopped before the call was done",
+        )
 
 
 async def test_work_without_end_is_abandoned_when_the_server_stops(path: Path, backend: FakeBackend) -> None:
