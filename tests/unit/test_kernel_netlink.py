@@ -128,7 +128,7 @@ class ScriptedKernel:
 
     def recv(self, _: int) -> bytes:
         """Answer, under the number of the last question."""
-        *_, sequence, _ = HEADER.unpack_from(self.asked[-1])
+        sequence = HEADER.unpack_from(self.asked[-1])[3]
         length, kind, flags, _, port = HEADER.unpack_from(self.answers[0])
         return HEADER.pack(length, kind, flags, sequence, port) + self.answers.pop(0)[HEADER.size :]
 
@@ -153,7 +153,7 @@ def test_an_interrupted_dump_is_repeated(netlink: NetlinkSocket, spoiled: list[b
     """A dump during which the table changed may lack routes; nothing of it is used."""
     opened = netlink._socket
     script = ScriptedKernel([*spoiled, answer(24, 0, b"new!"), answer(NLMSG_DONE, 0, bytes(4))])
-    netlink._socket = script  # type: ignore[assignment]  a fake
+    netlink._socket = script  # type: ignore[assignment]  # a fake
     try:
         assert netlink.dump(26, bytes(12)) == [b"new!"]
         assert len(script.asked) == 2
@@ -164,7 +164,7 @@ def test_an_interrupted_dump_is_repeated(netlink: NetlinkSocket, spoiled: list[b
 def test_a_dump_that_never_holds_still_is_given_up(netlink: NetlinkSocket) -> None:
     """A table that always changes is an error to retry later, not an endless loop."""
     opened = netlink._socket
-    netlink._socket = ScriptedKernel([answer(NLMSG_DONE, NLM_F_DUMP_INTR, bytes(4))] * 100)  # type: ignore[assignment]  a fake
+    netlink._socket = ScriptedKernel([answer(NLMSG_DONE, NLM_F_DUMP_INTR, bytes(4))] * 100)  # type: ignore[assignment]  # a fake
     try:
         with pytest.raises(KernelUnavailable, match="interrupted"):
             netlink.dump(26, bytes(12))
