@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import ipaddress
+import os
+import signal
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 from bgp.advertisement import announcements
+from bgp.events import RoutesChanged, SessionDown, SessionState, SpeakerSnapshot
 
 if TYPE_CHECKING:
     from bgp.route import Announcement
@@ -36,3 +42,169 @@ async def test_blocks_announced_are_learned_with_their_next_hops(network: Any) -
     await two.until(lambda: two.rib.settled(0), "settled by End-of-RIB")
     await one.want(network.peers(one.host, two.host), blocks(one.host, "10.20.5.0/26"))
     await two.until(lambda: two.learned() == {"10.20.5.0/26"}, "aware of the change")
+
+
+async def test_a_killed_sidecar_costs_no_session_and_no_route(network: Any) -> None:
+    """The API process dies: sessions stay, the next one knows every route, and says so in a complete snapshot."""
+    one, two = await pair(network)
+    before = len(two.events)
+    (pid,) = two.host.sidecar_pids()
+    os.kill(pid, signal.SIGKILL)
+    await two.until(lambda: "SpeakerSnapshot" in two.kinds()[before:], "given a new snapshot")
+    snapshot = next(event for _, event in two.events[before:] if isinstance(event, SpeakerSnapshot))
+    assert {str(route.prefix) for route in snapshot.routes} == {"10.20.0.0/26", "fd20::/122"}
+    assert snapshot.established == {one.host.router.ipv4}
+    assert "SessionDown" not in two.kinds() + one.kinds()
+    await one.want(network.peers(one.host, two.host), blocks(one.host, "10.20.0.0/26", "10.20.9.0/26"))
+    await two.until(lambda: two.learned() == {"10.20.0.0/26", "10.20.9.0/26"}, "following again")
+    assert len(two.host.sidecar_pids()) == 1
+
+
+async def test_a_sidecar_killed_in_a_flood_of_routes_still_learns_all(network: Any) -> None:
+    """The API process dies while thousands of routes arrive: the session stays and none of them is lost."""
+    one, two = await pair(network)
+    many = [str(prefix) for prefix in ipaddress.ip_network("10.32.0.0/14").subnets(new_prefix=26)]
+    await one.want(network.peers(one.host, two.host), blocks(one.host, *many))
+    await two.until(lambda: len(two.learned()) > 500, "in the middle of it")
+    (pid,) = two.host.sidecar_pids()
+    os.kill(pid, signal.SIGKILL)
+    await two.until(lambda: two.learned() >= set(many), "aware of all of them")
+    assert "SessionDown" not in one.kinds()
+
+
+async def test_what_was_withdrawn_while_the_sidecar_was_dead_is_gone(network: Any) -> None:
+    """A change wanted just before the sidecar dies is carried out by the next one, withdrawals included."""
+    one, two = await pair(network)
+    (pid,) = one.host.sidecar_pids()
+    os.kill(pid, signal.SIGSTOP)
+    await one.want(network.peers(one.host, two.host), blocks(one.host, "10.20.7.0/26"))
+    os.kill(pid, signal.SIGKILL)
+    await two.until(lambda: two.learned() == {"10.20.7.0/26"}, "aware of the change")
+
+
+async def test_a_killed_speaker_comes_back_by_itself_and_its_peer_keeps_the_routes(network: Any) -> None:
+    """ExaBGP is killed and started again without an agent: the peer never loses a route, and hears no withdrawal."""
+    one, two = await pair(network)
+    await one.disconnect()
+    (sidecar,) = one.host.sidecar_pids()
+    one.host.stop(signal.SIGKILL)
+    await two.until(lambda: "SessionDown" in two.kinds(), "aware of the loss")
+    await one.until(lambda: not os.path.exists(f"/proc/{sidecar}"), "rid of its sidecar")
+    assert two.learned() == {"10.20.0.0/26", "fd20::/122"}
+    assert two.rib.stale_count() == 2
+    mark = len(two.events)
+    one.host.start()
+    await two.until(lambda: two.kinds()[mark:].count("EndOfRib") == 2, "told that the RIB is complete")
+    assert two.learned() == {"10.20.0.0/26", "fd20::/122"}
+    assert two.rib.stale_count() == 0
+    changes = [event for _, event in two.events[mark:] if isinstance(event, RoutesChanged)]
+    assert not [event for event in changes if event.withdrawn]
+
+
+async def test_an_agent_that_returns_is_told_everything(network: Any) -> None:
+    """An agent goes and another comes: sessions stay up and the snapshot holds what was known before."""
+    one, two = await pair(network)
+    await two.disconnect()
+    again = network.agent(two.host)
+    again.rib.configure(network.peers(two.host, one.host), 0.0)
+    await again.until(lambda: again.events, "given a snapshot")
+    snapshot = again.events[0][1]
+    assert isinstance(snapshot, SpeakerSnapshot)
+    assert {route.prefix for route in snapshot.routes} == set(two.rib.routes())
+    assert snapshot.ended == {(one.host.router.ipv4, 4), (one.host.router.ipv4, 6)}
+    assert "SessionDown" not in one.kinds()
+
+
+async def test_other_sessions_do_not_notice_a_peer_that_comes_and_goes(network: Any) -> None:
+    """A third node joins and leaves: it learns everything, its own routes go with it, and the first session stays."""
+    one, two = await pair(network)
+    third = network.host()
+    third.start()
+    three = network.agent(third)
+    await three.want(network.peers(third, one.host), blocks(third, "10.20.3.0/26"))
+    both = network.peers(one.host, two.host, third)
+    mine = blocks(one.host, "10.20.0.0/26", "fd20::/122")
+    await one.want(both, mine)
+    await three.until(lambda: three.learned() == {"10.20.0.0/26", "fd20::/122"}, "aware of the blocks")
+    await one.until(lambda: "10.20.3.0/26" in one.learned(), "aware of the third node's block")
+    await one.want(network.peers(one.host, two.host), mine)
+    assert one.learned() == {"10.20.1.0/26"}
+    await three.until(lambda: not three.learned(), "told to forget the blocks of a node that left it")
+    await three.until(lambda: not three.established(), "without a session")
+    assert one.established() == {str(two.host.router.ipv4)}
+    downs = [event for _, event in one.events if isinstance(event, SessionDown)]
+    assert {event.peer for event in downs} <= {third.router.ipv4}
+    assert "SessionDown" not in two.kinds()
+
+
+async def test_a_dead_peer_does_not_hold_up_changes(network: Any) -> None:
+    """A peer whose packets vanish is configured: another peer still joins, and learns, as if it were not there."""
+    one, two = await pair(network)
+    hole = network.host()
+    nobody = ("lladdr", "02:00:00:00:00:99", "dev", "up0", "nud", "permanent")
+    subprocess.run(one.host.command("ip", "neighbour", "add", str(hole.router.ipv4), *nobody), check=True)
+    mine = blocks(one.host, "10.20.0.0/26", "10.20.8.0/26")
+    await one.want(network.peers(one.host, two.host, hole), mine)
+    await two.until(lambda: "10.20.8.0/26" in two.learned(), "aware of a new block")
+    third = network.host()
+    third.start()
+    three = network.agent(third)
+    await three.want(network.peers(third, one.host))
+    await one.want(network.peers(one.host, two.host, hole, third), mine)
+    await three.until(lambda: three.learned() == {"10.20.0.0/26", "10.20.8.0/26"}, "aware of the blocks")
+    assert "SessionDown" not in two.kinds()
+
+
+async def test_a_stopped_speaker_leaves_its_routes_and_nothing_else(network: Any) -> None:
+    """SIGTERM ends with status 0, no process and no socket is left, and the peer keeps the routes as stale."""
+    one, two = await pair(network)
+    (sidecar,) = one.host.sidecar_pids()
+    assert one.host.stop() == 0
+    assert not os.path.exists(f"/proc/{sidecar}")
+    assert not one.host.socket.exists()
+    await two.until(lambda: "SessionDown" in two.kinds(), "aware of the loss")
+    assert two.learned() == {"10.20.0.0/26", "fd20::/122"}
+    assert two.rib.stale_count() == 2
+
+
+async def test_attributes_flapping_faster_than_they_are_sent_end_as_wanted(network: Any) -> None:
+    """A node drained and undrained in one breath ends with exactly the last attributes at its peer."""
+    one, two = await pair(network)
+    peers = network.peers(one.host, two.host)
+    prefixes = [ipaddress.ip_network(f"10.21.{number}.0/26") for number in range(200)]
+    for communities in (((65535, 0),), (), ((65535, 0),), (), ((64512, 7),)):
+        await one.want(peers, announcements(one.host.router, blocks=prefixes, communities=communities))
+        await asyncio.sleep(0)
+    await two.until(
+        lambda: [routes[0].communities for routes in two.rib.routes().values()] == [((64512, 7),)] * 200, "settled"
+    )
+
+
+async def test_sessions_with_passwords_over_ipv6(network: Any) -> None:
+    """Nodes with IPv6 only peer over it, with a TCP MD5 key of any characters, and neither file shows it to others."""
+    first, second = network.host(), network.host()
+    for host in (first, second):
+        host.router = dataclasses.replace(host.router, ipv4=None)
+        host.start()
+    one, two = network.agent(first), network.agent(second)
+    secret = 'a b;{"}\\#\'$ü'
+    with_password = [dataclasses.replace(peer, password=secret) for peer in network.peers(first, second)]
+    await one.want(with_password, blocks(first, "fd21::/122"))
+    await two.want([dataclasses.replace(peer, password="other") for peer in network.peers(second, first)])
+    await two.until(lambda: two.speaker.sessions, "connected")
+    await two.want([dataclasses.replace(peer, password=secret) for peer in network.peers(second, first)])
+    await two.until(lambda: two.learned() == {"fd21::/122"}, "aware of the block")
+    assert {path.stat().st_mode & 0o077 for path in first.state.iterdir() if path.name != "exabgp.env"} == {0}
+    assert secret not in first.log()
+
+
+async def test_a_peer_that_cannot_be_is_reported_and_harms_nobody(network: Any) -> None:
+    """One wrong peer among the desired is refused with the reason; the others are configured."""
+    one, two = await pair(network)
+    good = network.peers(one.host, two.host)
+    wrong = dataclasses.replace(good[0], address=ipaddress.ip_address("10.7.0.99"), hold_time_seconds=1)
+    await one.want([*good, wrong], blocks(one.host, "10.20.4.0/26"))
+    await two.until(lambda: two.learned() == {"10.20.4.0/26"}, "aware of the block")
+    status = {str(session.peer): session for session in one.speaker.sessions}
+    assert status["10.7.0.99"].state is SessionState.REFUSED
+    assert "hold time 1" in status["10.7.0.99"].info

@@ -1,0 +1,166 @@
+"""Mesh, announcements, policy and best path."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from ipaddress import IPv4Address, IPv6Address
+from itertools import permutations
+
+import pytest
+from bgp.advertisement import GRACEFUL_SHUTDOWN, announcements
+from bgp.decision import best
+from bgp.policy import PolicyContext, Rejection, accept, policy_context
+from bgp.prefixes import PrefixSet
+from bgp.route import LearnedRoute
+from bgp.topology import Router, mesh_peers, router_id
+from hypothesis import given
+from hypothesis import strategies as st
+
+DUAL = Router("dual", 64512, IPv4Address("10.0.0.1"), IPv6Address("fd00::1"))
+OTHER = Router("other", 64513, IPv4Address("10.0.0.2"), IPv6Address("fd00::2"))
+SIX = Router("six", 64512, None, IPv6Address("fd00::6"))
+FOUR = Router("four", 64512, IPv4Address("10.0.0.4"), None)
+
+
+def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    return ipaddress.ip_network(text)
+
+
+def route(prefix: str, next_hop: str = "10.0.0.2", peer: str = "10.0.0.2", **fields: object) -> LearnedRoute:
+    base = LearnedRoute(network(prefix), ipaddress.ip_address(next_hop), ipaddress.ip_address(peer))
+    return dataclasses.replace(base, **fields)  # type: ignore[arg-type]  # the fields differ in type
+
+
+def test_a_session_runs_over_ipv4_where_both_have_it() -> None:
+    """IPv4 is preferred, IPv6 taken otherwise, and nodes that share no version do not peer; nor does one with itself."""
+    peers = mesh_peers(DUAL, [SIX, OTHER, DUAL, FOUR])
+    assert [str(peer.address) for peer in peers] == ["10.0.0.2", "10.0.0.4", "fd00::6"]
+    assert mesh_peers(FOUR, [SIX]) == ()
+
+
+@given(st.sets(st.integers(1, 2**32 - 2), min_size=2, max_size=8), st.sets(st.integers(0, 7)))
+def test_exactly_one_side_of_every_session_connects(numbers: set[int], only_ipv6: set[int]) -> None:
+    """Seen from both sides a session has the same two addresses and AS numbers, and one passive side: the larger."""
+    routers = [
+        Router(f"n{index}", 64512 + index, None if index in only_ipv6 else IPv4Address(number), IPv6Address(number))
+        for index, number in enumerate(sorted(numbers))
+    ]
+    sessions = {
+        (router.name, str(peer.address)): peer for router in routers for peer in mesh_peers(router, routers)
+    }
+    assert len(sessions) == len(routers) * (len(routers) - 1)
+    for (name, _), peer in sessions.items():
+        owner = next(router for router in routers if peer.address in (router.ipv4, router.ipv6))
+        back = sessions[owner.name, str(peer.local_address)]
+        assert (back.address, back.peer_as, back.local_as) == (peer.local_address, peer.local_as, peer.peer_as)
+        assert back.passive != peer.passive == (int(peer.local_address) > int(peer.address)), name
+
+
+def test_a_router_id_is_the_ipv4_address_or_depends_on_the_name_alone() -> None:
+    """Without IPv4 the identifier is stable over changes of address, and never zero."""
+    assert router_id(DUAL) == "10.0.0.1"
+    moved = dataclasses.replace(SIX, ipv6=IPv6Address("fd00::7"))
+    assert router_id(SIX) == router_id(moved) != "0.0.0.0"
+    assert router_id(SIX) != router_id(dataclasses.replace(SIX, name="seven"))
+
+
+def test_blocks_and_borrowed_addresses_are_announced_with_the_own_address_of_their_version() -> None:
+    """Each prefix once, ordered, next hop self; nothing of an unexported pool; nothing in a version without address."""
+    made = announcements(
+        DUAL,
+        blocks=[network("10.9.1.0/26"), network("fd09::/122"), network("10.9.0.0/26"), network("10.66.0.0/26")],
+        addresses=[network("10.8.0.7/32"), network("10.66.9.9/32")],
+        unexported=[network("10.66.0.0/16")],
+        communities=(GRACEFUL_SHUTDOWN,),
+    )
+    assert [(str(one.prefix), str(one.next_hop)) for one in made] == [
+        ("10.8.0.7/32", "10.0.0.1"),
+        ("10.9.0.0/26", "10.0.0.1"),
+        ("10.9.1.0/26", "10.0.0.1"),
+        ("fd09::/122", "fd00::1"),
+    ]
+    assert {one.communities for one in made} == {((65535, 0),)}
+    assert announcements(SIX, blocks=[network("10.9.0.0/26")]) == ()
+
+
+@pytest.fixture
+def context() -> PolicyContext:
+    """A node that owns one block, in which it holds .1, and knows one other node."""
+    return policy_context(
+        local_as=64512,
+        pools=[network("10.9.0.0/16"), network("fd09::/64")],
+        own_blocks=[network("10.9.0.0/26")],
+        own_addresses=[IPv4Address("10.0.0.1")],
+        next_hops=[IPv4Address("10.0.0.2"), IPv6Address("fd00::2")],
+        held=[network("10.9.0.1/32")],
+    )
+
+
+@pytest.mark.parametrize(
+    ("learned", "outcome"),
+    [
+        (route("10.9.1.0/26"), None),
+        (route("fd09::/122", "fd00::2"), None),
+        (route("10.9.0.7/32"), None),
+        (route("10.9.1.0/26", "192.0.2.9", "192.0.2.9"), None),
+        (route("0.0.0.0/0"), Rejection.DEFAULT_ROUTE),
+        (route("::/0", "fd00::2"), Rejection.DEFAULT_ROUTE),
+        (route("10.10.0.0/26"), Rejection.OUTSIDE_POOLS),
+        (route("10.8.0.0/15"), Rejection.OUTSIDE_POOLS),
+        (route("10.9.0.0/26"), Rejection.OWN_PREFIX),
+        (route("10.9.0.1/32"), Rejection.OWN_PREFIX),
+        (route("10.9.0.32/27"), Rejection.INSIDE_OWN_BLOCK),
+        (route("10.9.1.0/26", as_path=(1, 64512)), Rejection.AS_LOOP),
+        (route("10.9.1.0/26", "10.0.0.3"), Rejection.UNKNOWN_NEXT_HOP),
+        (route("10.9.1.0/26", "10.0.0.1"), Rejection.OWN_NEXT_HOP),
+        (route("10.9.1.0/26", "fd00::2"), Rejection.NEXT_HOP_VERSION),
+    ],
+)
+def test_only_what_the_rules_allow_is_believed(
+    context: PolicyContext, learned: LearnedRoute, outcome: Rejection | None
+) -> None:
+    """Prefixes inside pools from known next hops pass; a borrowed address passes although its block is ours."""
+    assert accept(learned, context) is outcome
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2**16 - 1), st.integers(0, 16)), max_size=8),
+    st.tuples(st.integers(0, 2**16 - 1), st.integers(0, 16)),
+)
+def test_a_prefix_set_covers_what_one_of_its_prefixes_covers(
+    members: list[tuple[int, int]], asked: tuple[int, int]
+) -> None:
+    """The index answers as asking every prefix in turn would."""
+
+    def make(pair: tuple[int, int]) -> ipaddress.IPv4Network:
+        return ipaddress.IPv4Network((pair[0] << 16, pair[1]), strict=False)
+
+    expected = any(make(asked).subnet_of(make(member)) for member in members)
+    assert PrefixSet(map(make, members)).covers(make(asked)) is expected
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        (route("10.9.1.0/26", local_preference=200, as_path=(1, 2)), route("10.9.1.0/26", "10.0.0.3")),
+        (route("10.9.1.0/26"), route("10.9.1.0/26", "10.0.0.3", communities=(GRACEFUL_SHUTDOWN,))),
+        (route("10.9.1.0/26", as_path=(1,), med=9), route("10.9.1.0/26", "10.0.0.3", as_path=(1, 2))),
+        (route("10.9.1.0/26", med=9), route("10.9.1.0/26", "10.0.0.3", origin="incomplete")),
+        (route("10.9.1.0/26", med=1), route("10.9.1.0/26", "10.0.0.3", med=2)),
+        (route("10.9.1.0/26", cluster_list=("1.1.1.1",)), route("10.9.1.0/26", peer="10.0.0.9", cluster_list=("1", "2"))),
+    ],
+)
+def test_the_best_route_wins_whatever_the_order(better: LearnedRoute, worse: LearnedRoute) -> None:
+    """Preference, path, origin, MED, and for one next hop the shortest cluster list decide, in this order."""
+    for order in permutations([better, worse]):
+        assert best(order) == (better,)
+
+
+def test_equal_routes_with_different_next_hops_are_used_together() -> None:
+    """ECMP: all of them, ordered by next hop, one for each; MEDs of different neighbouring ASes are not compared."""
+    one, two = route("10.9.1.0/26", as_path=(1,), med=5), route("10.9.1.0/26", "10.0.0.3", as_path=(2,), med=7)
+    again = dataclasses.replace(one, peer=IPv4Address("10.0.0.9"))
+    for order in permutations([one, two, again]):
+        assert best(order) == (one, two)
+    assert best([]) == ()

@@ -1,0 +1,139 @@
+"""Adj-RIB-In through restarts: what is kept, for how long, and what makes it go."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+from bgp.events import EndOfRib, RoutesChanged, SessionDown, SessionUp, SpeakerLost, SpeakerSnapshot
+from bgp.peer import Peer
+from bgp.rib import AdjRibIn
+from bgp.route import LearnedRoute
+
+A = ipaddress.ip_address("10.0.0.2")
+B = ipaddress.ip_address("10.0.0.3")
+HERE = ipaddress.ip_address("10.0.0.1")
+
+
+def peer(address: ipaddress.IPv4Address | ipaddress.IPv6Address, restart: int = 120) -> Peer:
+    return Peer(address, HERE, 64512, 64512, "10.0.0.1", restart_time_seconds=restart)
+
+
+def route(prefix: str, source: ipaddress.IPv4Address | ipaddress.IPv6Address = A) -> LearnedRoute:
+    return LearnedRoute(ipaddress.ip_network(prefix), source, source)
+
+
+def changed(*prefixes: str, withdrawn: tuple[str, ...] = ()) -> RoutesChanged:
+    return RoutesChanged(
+        A, tuple(ipaddress.ip_network(text) for text in withdrawn), tuple(route(text) for text in prefixes)
+    )
+
+
+def known(rib: AdjRibIn) -> set[str]:
+    return {str(prefix) for prefix in rib.routes()}
+
+
+@pytest.fixture
+def rib() -> AdjRibIn:
+    """A RIB with one peer, an established session and two routes, of which one is IPv6, at second 0."""
+    rib = AdjRibIn()
+    rib.configure([peer(A)], 0)
+    for event in (SessionUp(A), changed("10.9.0.0/26", "fd09::/122"), EndOfRib(A, 4), EndOfRib(A, 6)):
+        rib.feed(event, 0)
+    return rib
+
+
+def test_an_update_withdraws_before_it_announces(rib: AdjRibIn) -> None:
+    """A prefix in both parts of one update is announced afterwards."""
+    rib.feed(changed("10.9.1.0/26", "10.9.0.0/26", withdrawn=("10.9.0.0/26", "fd09::/122")), 1)
+    assert known(rib) == {"10.9.0.0/26", "10.9.1.0/26"}
+
+
+@pytest.mark.parametrize("loss", [SessionDown(A, "reset"), SpeakerLost("gone")])
+def test_a_loss_keeps_the_routes_for_the_restart_time(rib: AdjRibIn, loss: SessionDown | SpeakerLost) -> None:
+    """They are stale but there until the restart time after the first loss is over; a second loss gives no more time."""
+    rib.feed(loss, 10)
+    rib.feed(loss, 100)
+    rib.expire(129)
+    assert known(rib) == {"10.9.0.0/26", "fd09::/122"}
+    assert rib.next_expiry() == 130
+    rib.expire(130)
+    assert known(rib) == set()
+    assert rib.next_expiry() is None
+
+
+def test_end_of_rib_sweeps_what_was_not_announced_again(rib: AdjRibIn) -> None:
+    """After a restart each family is swept at its own End-of-RIB, and what was announced again stays for good."""
+    rib.feed(SessionDown(A, "reset"), 10)
+    rib.feed(changed("10.9.1.0/26"), 11)
+    rib.feed(SessionUp(A), 20)
+    rib.feed(changed("10.9.5.0/26"), 20)
+    rib.feed(EndOfRib(A, 4), 21)
+    assert known(rib) == {"10.9.5.0/26", "fd09::/122"}
+    rib.feed(EndOfRib(A, 6), 21)
+    assert known(rib) == {"10.9.5.0/26"}
+    rib.expire(10_000)
+    assert known(rib) == {"10.9.5.0/26"}
+
+
+def test_a_peer_that_returns_without_end_of_rib_is_swept_by_time(rib: AdjRibIn) -> None:
+    """The restart time counts anew from the moment the session is back."""
+    rib.feed(SessionDown(A, "reset"), 10)
+    rib.feed(SessionUp(A), 100)
+    rib.feed(changed("10.9.0.0/26"), 101)
+    rib.expire(219)
+    assert known(rib) == {"10.9.0.0/26", "fd09::/122"}
+    rib.expire(220)
+    assert known(rib) == {"10.9.0.0/26"}
+
+
+def test_a_snapshot_replaces_what_is_known_and_keeps_the_rest_as_stale(rib: AdjRibIn) -> None:
+    """What a snapshot lacks stays for the restart time, unless the peer had ended its RIB before the snapshot."""
+    rib.feed(SpeakerLost("gone"), 10)
+    rib.feed(SpeakerSnapshot(frozenset({A}), frozenset({(A, 6)}), (route("10.9.7.0/26"),)), 20)
+    assert known(rib) == {"10.9.7.0/26", "10.9.0.0/26"}
+    assert rib.stale_count() == 1
+    rib.expire(130)
+    assert known(rib) == {"10.9.7.0/26"}
+
+
+def test_a_peer_no_longer_configured_takes_its_routes_with_it_at_once(rib: AdjRibIn) -> None:
+    """And events of a peer that is not configured change nothing."""
+    rib.configure([peer(B)], 5)
+    assert known(rib) == set()
+    rib.feed(changed("10.9.0.0/26"), 6)
+    rib.feed(SpeakerSnapshot(frozenset({A}), frozenset(), (route("10.9.0.0/26"),)), 6)
+    assert known(rib) == set()
+
+
+def test_the_same_prefix_of_two_peers_is_two_routes(rib: AdjRibIn) -> None:
+    """Routes of different peers live and die apart."""
+    rib.configure([peer(A), peer(B)], 0)
+    rib.feed(RoutesChanged(B, (), (route("10.9.0.0/26", B),)), 1)
+    assert len(rib.routes()[ipaddress.ip_network("10.9.0.0/26")]) == 2
+    rib.feed(changed(withdrawn=("10.9.0.0/26",)), 2)
+    assert [one.peer for one in rib.routes()[ipaddress.ip_network("10.9.0.0/26")]] == [B]
+
+
+def test_settled_only_when_every_peer_has_ended_its_rib_or_had_its_time(rib: AdjRibIn) -> None:
+    """Until then the kernel's routes may still be right; a new peer unsettles, a lost speaker does not."""
+    assert rib.settled(0)
+    rib.configure([peer(A), peer(B, restart=60)], 100)
+    assert not rib.settled(159)
+    assert rib.next_expiry() == 160
+    rib.feed(SessionUp(B), 110)
+    rib.feed(EndOfRib(B, 4), 111)
+    assert not rib.settled(111)
+    rib.feed(EndOfRib(B, 6), 112)
+    assert rib.settled(112)
+    rib.feed(SpeakerLost("gone"), 113)
+    assert rib.settled(113)
+
+
+def test_a_peer_that_never_comes_is_waited_for_only_once(rib: AdjRibIn) -> None:
+    """Its restart time after it was configured is over: settled, also after its time was noted."""
+    rib.configure([peer(A), peer(B, restart=60)], 100)
+    assert rib.settled(160)
+    rib.expire(160)
+    assert rib.next_expiry() is None
+    assert rib.settled(161)
