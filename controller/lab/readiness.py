@@ -82,9 +82,16 @@ def wait_for_sessions(layout: Layout) -> int:
 
 
 def wait_until_reachable(layout: Layout) -> Matrix:
-    """Return the matrix as soon as it is complete, or as it is when the time is over."""
+    """Return the matrix as soon as it is complete; raises `LabNotReady` naming the cells that fail."""
     deadline = time.monotonic() + _REACHABLE_SECONDS
-    while not (matrix := measure(layout)).complete and time.monotonic() < deadline:
+    while not (matrix := measure(layout)).complete:
+        if matrix.missing:
+            raise LabNotReady(
+                f"{', '.join(matrix.missing)} lack an address of IPv{' or IPv'.join(map(str, layout.versions))}"
+            )
+        if time.monotonic() > deadline:
+            failed = ", ".join(f"{cell.source} to {cell.target} ({cell.address})" for cell in matrix.unreachable)
+            raise LabNotReady(f"after {_REACHABLE_SECONDS:.0f} s: not reachable: {failed}")
         time.sleep(_POLL_SECONDS)
     return matrix
 

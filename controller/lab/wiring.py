@@ -7,6 +7,7 @@ import subprocess
 from typing import TYPE_CHECKING, Any, Final
 
 from controller.errors import RefusedError
+from controller.lab.layout import FABRIC_NETWORKS
 from controller.lab.network import NAMESPACES
 from controller.lab.services import REPOSITORY, enter, program
 
@@ -44,7 +45,13 @@ def configure(layout: Layout, host: Host) -> None:
     if not plugin.exists():
         plugin.symlink_to(layout.state / "tortie-cni")
     agent_socket = str(layout.directory(host) / "run" / "cni.sock")
-    network = {"cniVersion": "1.0.0", "name": "tortie", "type": "tortie-cni", "agent_socket": agent_socket}
+    network = {
+        "cniVersion": "1.0.0",
+        "name": "tortie",
+        "type": "tortie-cni",
+        "agent_socket": agent_socket,
+        "ipam": {"type": "tortie", **{f"ipv{version}": version in layout.versions for version in FABRIC_NETWORKS}},
+    }
     _configuration(layout, host).write_text(json.dumps(network, indent=2))
 
 
