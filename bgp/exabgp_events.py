@@ -117,8 +117,8 @@ def parse_loaded(lines: Iterable[str]) -> dict[IPAddress, str]:
     peer: IPAddress | None = None
     for line in lines:
         words = line.split()
-        if line.startswith("neighbor ") and len(words) > 1:
-            peer = _address_or_none(words[1])
+        if line.startswith("neighbor "):
+            peer = _named_peer(line)
         elif peer is not None and words[:1] == ["description"]:
             loaded[peer] = " ".join(words[1:]).strip('";')
     return loaded
@@ -130,7 +130,7 @@ def parse_queued(lines: Iterable[str], peer: IPAddress) -> bool:
     in_queue = False
     for line in lines:
         if line.startswith("neighbor "):
-            current, in_queue = _address_or_none(line.split()[1]), False
+            current, in_queue = _named_peer(line), False
         elif line.strip().startswith("static {"):
             in_queue = True
         elif in_queue and current == peer and line.strip() not in {"", "}", "}}"}:
@@ -225,8 +225,9 @@ def _communities(values: object) -> Iterable[tuple[int, int]]:
             yield int(as_number), int(number)
 
 
-def _address_or_none(word: str) -> IPAddress | None:
+def _named_peer(line: str) -> IPAddress | None:
+    """Return the peer of a line `neighbor PEER {`."""
     try:
-        return ipaddress.ip_address(word)
-    except ValueError:
+        return ipaddress.ip_address(line.split()[1])
+    except (ValueError, IndexError):
         return None

@@ -12,9 +12,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+
 from bgp.events import SessionState
 from bgp.messages import Desired
 from bgp.rib import AdjRibIn
@@ -22,9 +23,8 @@ from bgp.topology import Router, mesh_peers
 from controller.speaker.client import SidecarSpeaker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable
 
-    from bgp.address import IPNetwork
     from bgp.events import SpeakerEvent
     from bgp.peer import Peer
     from bgp.route import Announcement
@@ -66,6 +66,10 @@ class Host:
     def command(self, *words: str) -> list[str]:
         """Return the command line that runs these words in the namespace."""
         return ["ip", "netns", "exec", self.namespace, *words]
+
+    def run(self, *words: str) -> None:
+        """Run these words in the namespace."""
+        subprocess.run(self.command(*words), check=True)
 
     def start(self) -> None:
         """Start the speaker without waiting."""
@@ -136,9 +140,7 @@ class Agent:
 
     def established(self) -> set[str]:
         """Return the addresses of the peers with an established session."""
-        return {
-            str(session.peer) for session in self.speaker.sessions if session.state is SessionState.ESTABLISHED
-        }
+        return {str(session.peer) for session in self.speaker.sessions if session.state is SessionState.ESTABLISHED}
 
     def learned(self) -> set[str]:
         """Return every prefix known, stale or not."""
@@ -152,7 +154,9 @@ class Agent:
         """Wait until the condition holds, checking it often."""
         end = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < end, f"{self.host.router.name}: not {what} in {seconds} s\n{self.host.log()[-3000:]}"
+            assert time.monotonic() < end, (
+                f"{self.host.router.name}: not {what} in {seconds} s\n{self.host.log()[-3000:]}"
+            )
             await asyncio.sleep(0.005)
 
     async def _listen(self) -> None:
@@ -192,10 +196,8 @@ class Network:
         """Return the mesh sessions of a host with others."""
         return mesh_peers(host.router, [other.router for other in others])
 
-    async def close(self) -> None:
-        """Remove everything."""
-        for agent in self.agents:
-            await agent.disconnect()
+    def close(self) -> None:
+        """Remove every host and the switch."""
         for host in self.hosts:
             host.remove()
         subprocess.run(["ip", "netns", "delete", self._switch], capture_output=True, check=False)
@@ -215,9 +217,11 @@ def children_of(parent: int) -> list[int]:
 
 @pytest.fixture
 async def network(tmp_path: Path) -> AsyncIterator[Network]:
-    """A switch to put hosts on."""
+    """Make a switch to put hosts on."""
     network = Network(f"tb{os.getpid()}n{next(_numbers)}", tmp_path)
     try:
         yield network
     finally:
-        await network.close()
+        for agent in network.agents:
+            await agent.disconnect()
+        network.close()

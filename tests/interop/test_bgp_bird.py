@@ -5,14 +5,16 @@ from __future__ import annotations
 import ipaddress
 import signal
 import subprocess
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+
 from bgp.advertisement import announcements
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+    from tests.interop.conftest import Host, Network
 
 CONFIGURATION = """
 router id 10.7.0.2;
@@ -33,7 +35,7 @@ IPV6 = "ipv6 { import all; export all; next hop address fd07::2; };"
 class Bird:
     """BIRD in a host's namespace."""
 
-    def __init__(self, host: Any, ipv6: str) -> None:
+    def __init__(self, host: Host, ipv6: str) -> None:
         self._host = host
         self._control = host.directory / "bird.ctl"
         path = host.directory / "bird.conf"
@@ -55,7 +57,7 @@ class Bird:
 
 @pytest.fixture
 def birds() -> Iterator[list[Bird]]:
-    """The BIRDs a test starts; they are stopped at its end."""
+    """Collect the BIRDs a test starts, and stop them at its end."""
     started: list[Bird] = []
     yield started
     for bird in started:
@@ -63,7 +65,7 @@ def birds() -> Iterator[list[Bird]]:
 
 
 @pytest.mark.parametrize("ipv6", [IPV6, ""], ids=["both-families", "ipv4-only"])
-async def test_bird_learns_our_blocks_and_we_learn_its_own(network: Any, birds: list[Bird], ipv6: str) -> None:
+async def test_bird_learns_our_blocks_and_we_learn_its_own(network: Network, birds: list[Bird], ipv6: str) -> None:
     """Routes go both ways in every family both have; End-of-RIB of a family it lacks does not disturb BIRD."""
     first, second = network.host(), network.host()
     first.start()
@@ -84,7 +86,7 @@ async def test_bird_learns_our_blocks_and_we_learn_its_own(network: Any, birds: 
     assert "SessionDown" not in one.kinds()
 
 
-async def test_bird_keeps_our_blocks_while_the_speaker_restarts(network: Any, birds: list[Bird]) -> None:
+async def test_bird_keeps_our_blocks_while_the_speaker_restarts(network: Network, birds: list[Bird]) -> None:
     """ExaBGP is killed and started again: BIRD's routes to us are there at every moment in between."""
     first, second = network.host(), network.host()
     first.start()

@@ -7,21 +7,28 @@ import dataclasses
 import ipaddress
 import os
 import signal
-import subprocess
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bgp.advertisement import announcements
 from bgp.events import RoutesChanged, SessionDown, SessionState, SpeakerSnapshot
 
 if TYPE_CHECKING:
     from bgp.route import Announcement
+    from tests.interop.conftest import Agent, Host, Network
 
 
-def blocks(host: Any, *prefixes: str) -> tuple[Announcement, ...]:
+def blocks(host: Host, *prefixes: str) -> tuple[Announcement, ...]:
+    """Return what a host announces that owns these blocks."""
     return announcements(host.router, blocks=[ipaddress.ip_network(prefix) for prefix in prefixes])
 
 
-async def pair(network: Any) -> tuple[Any, Any]:
+def exists(process: int) -> bool:
+    """Say whether the process is there, be it as a zombie."""
+    return Path(f"/proc/{process}").exists()
+
+
+async def pair(network: Network) -> tuple[Agent, Agent]:
     """Start two speakers that peer, the first announcing two blocks, and wait until the second knows them."""
     first, second = network.host(), network.host()
     first.start()
@@ -34,7 +41,7 @@ async def pair(network: Any) -> tuple[Any, Any]:
     return one, two
 
 
-async def test_blocks_announced_are_learned_with_their_next_hops(network: Any) -> None:
+async def test_blocks_announced_are_learned_with_their_next_hops(network: Network) -> None:
     """What one node announces, of both IP versions, the other learns; a change reaches it; a withdrawal removes it."""
     one, two = await pair(network)
     learned = {str(prefix): str(routes[0].next_hop) for prefix, routes in two.rib.routes().items()}
@@ -44,7 +51,7 @@ async def test_blocks_announced_are_learned_with_their_next_hops(network: Any) -
     await two.until(lambda: two.learned() == {"10.20.5.0/26"}, "aware of the change")
 
 
-async def test_a_killed_sidecar_costs_no_session_and_no_route(network: Any) -> None:
+async def test_a_killed_sidecar_costs_no_session_and_no_route(network: Network) -> None:
     """The API process dies: sessions stay, the next one knows every route, and says so in a complete snapshot."""
     one, two = await pair(network)
     before = len(two.events)
@@ -60,7 +67,7 @@ async def test_a_killed_sidecar_costs_no_session_and_no_route(network: Any) -> N
     assert len(two.host.sidecar_pids()) == 1
 
 
-async def test_a_sidecar_killed_in_a_flood_of_routes_still_learns_all(network: Any) -> None:
+async def test_a_sidecar_killed_in_a_flood_of_routes_still_learns_all(network: Network) -> None:
     """The API process dies while thousands of routes arrive: the session stays and none of them is lost."""
     one, two = await pair(network)
     many = [str(prefix) for prefix in ipaddress.ip_network("10.32.0.0/14").subnets(new_prefix=26)]
@@ -72,7 +79,7 @@ async def test_a_sidecar_killed_in_a_flood_of_routes_still_learns_all(network: A
     assert "SessionDown" not in one.kinds()
 
 
-async def test_what_was_withdrawn_while_the_sidecar_was_dead_is_gone(network: Any) -> None:
+async def test_what_was_withdrawn_while_the_sidecar_was_dead_is_gone(network: Network) -> None:
     """A change wanted just before the sidecar dies is carried out by the next one, withdrawals included."""
     one, two = await pair(network)
     (pid,) = one.host.sidecar_pids()
@@ -82,14 +89,14 @@ async def test_what_was_withdrawn_while_the_sidecar_was_dead_is_gone(network: An
     await two.until(lambda: two.learned() == {"10.20.7.0/26"}, "aware of the change")
 
 
-async def test_a_killed_speaker_comes_back_by_itself_and_its_peer_keeps_the_routes(network: Any) -> None:
+async def test_a_killed_speaker_comes_back_by_itself_and_its_peer_keeps_the_routes(network: Network) -> None:
     """ExaBGP is killed and started again without an agent: the peer never loses a route, and hears no withdrawal."""
     one, two = await pair(network)
     await one.disconnect()
     (sidecar,) = one.host.sidecar_pids()
     one.host.stop(signal.SIGKILL)
     await two.until(lambda: "SessionDown" in two.kinds(), "aware of the loss")
-    await one.until(lambda: not os.path.exists(f"/proc/{sidecar}"), "rid of its sidecar")
+    await one.until(lambda: not exists(sidecar), "rid of its sidecar")
     assert two.learned() == {"10.20.0.0/26", "fd20::/122"}
     assert two.rib.stale_count() == 2
     mark = len(two.events)
@@ -101,7 +108,7 @@ async def test_a_killed_speaker_comes_back_by_itself_and_its_peer_keeps_the_rout
     assert not [event for event in changes if event.withdrawn]
 
 
-async def test_an_agent_that_returns_is_told_everything(network: Any) -> None:
+async def test_an_agent_that_returns_is_told_everything(network: Network) -> None:
     """An agent goes and another comes: sessions stay up and the snapshot holds what was known before."""
     one, two = await pair(network)
     await two.disconnect()
@@ -115,7 +122,7 @@ async def test_an_agent_that_returns_is_told_everything(network: Any) -> None:
     assert "SessionDown" not in one.kinds()
 
 
-async def test_other_sessions_do_not_notice_a_peer_that_comes_and_goes(network: Any) -> None:
+async def test_other_sessions_do_not_notice_a_peer_that_comes_and_goes(network: Network) -> None:
     """A third node joins and leaves: it learns everything, its own routes go with it, and the first session stays."""
     one, two = await pair(network)
     third = network.host()
@@ -137,12 +144,12 @@ async def test_other_sessions_do_not_notice_a_peer_that_comes_and_goes(network: 
     assert "SessionDown" not in two.kinds()
 
 
-async def test_a_dead_peer_does_not_hold_up_changes(network: Any) -> None:
+async def test_a_dead_peer_does_not_hold_up_changes(network: Network) -> None:
     """A peer whose packets vanish is configured: another peer still joins, and learns, as if it were not there."""
     one, two = await pair(network)
     hole = network.host()
     nobody = ("lladdr", "02:00:00:00:00:99", "dev", "up0", "nud", "permanent")
-    subprocess.run(one.host.command("ip", "neighbour", "add", str(hole.router.ipv4), *nobody), check=True)
+    one.host.run("ip", "neighbour", "add", str(hole.router.ipv4), *nobody)
     mine = blocks(one.host, "10.20.0.0/26", "10.20.8.0/26")
     await one.want(network.peers(one.host, two.host, hole), mine)
     await two.until(lambda: "10.20.8.0/26" in two.learned(), "aware of a new block")
@@ -155,19 +162,19 @@ async def test_a_dead_peer_does_not_hold_up_changes(network: Any) -> None:
     assert "SessionDown" not in two.kinds()
 
 
-async def test_a_stopped_speaker_leaves_its_routes_and_nothing_else(network: Any) -> None:
+async def test_a_stopped_speaker_leaves_its_routes_and_nothing_else(network: Network) -> None:
     """SIGTERM ends with status 0, no process and no socket is left, and the peer keeps the routes as stale."""
     one, two = await pair(network)
     (sidecar,) = one.host.sidecar_pids()
     assert one.host.stop() == 0
-    assert not os.path.exists(f"/proc/{sidecar}")
+    assert not exists(sidecar)
     assert not one.host.socket.exists()
     await two.until(lambda: "SessionDown" in two.kinds(), "aware of the loss")
     assert two.learned() == {"10.20.0.0/26", "fd20::/122"}
     assert two.rib.stale_count() == 2
 
 
-async def test_attributes_flapping_faster_than_they_are_sent_end_as_wanted(network: Any) -> None:
+async def test_attributes_flapping_faster_than_they_are_sent_end_as_wanted(network: Network) -> None:
     """A node drained and undrained in one breath ends with exactly the last attributes at its peer."""
     one, two = await pair(network)
     peers = network.peers(one.host, two.host)
@@ -180,14 +187,14 @@ async def test_attributes_flapping_faster_than_they_are_sent_end_as_wanted(netwo
     )
 
 
-async def test_sessions_with_passwords_over_ipv6(network: Any) -> None:
+async def test_sessions_with_passwords_over_ipv6(network: Network) -> None:
     """Nodes with IPv6 only peer over it, with a TCP MD5 key of any characters, and neither file shows it to others."""
     first, second = network.host(), network.host()
     for host in (first, second):
         host.router = dataclasses.replace(host.router, ipv4=None)
         host.start()
     one, two = network.agent(first), network.agent(second)
-    secret = 'a b;{"}\\#\'$ü'
+    secret = "a b;{\"}\\#'$ü"
     with_password = [dataclasses.replace(peer, password=secret) for peer in network.peers(first, second)]
     await one.want(with_password, blocks(first, "fd21::/122"))
     await two.want([dataclasses.replace(peer, password="other") for peer in network.peers(second, first)])
@@ -198,7 +205,7 @@ async def test_sessions_with_passwords_over_ipv6(network: Any) -> None:
     assert secret not in first.log()
 
 
-async def test_a_peer_that_cannot_be_is_reported_and_harms_nobody(network: Any) -> None:
+async def test_a_peer_that_cannot_be_is_reported_and_harms_nobody(network: Network) -> None:
     """One wrong peer among the desired is refused with the reason; the others are configured."""
     one, two = await pair(network)
     good = network.peers(one.host, two.host)

@@ -8,14 +8,15 @@ from ipaddress import IPv4Address, IPv6Address
 from itertools import permutations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from bgp.advertisement import GRACEFUL_SHUTDOWN, announcements
 from bgp.decision import best
 from bgp.policy import PolicyContext, Rejection, accept, policy_context
 from bgp.prefixes import PrefixSet
 from bgp.route import LearnedRoute
 from bgp.topology import Router, mesh_peers, router_id
-from hypothesis import given
-from hypothesis import strategies as st
 
 DUAL = Router("dual", 64512, IPv4Address("10.0.0.1"), IPv6Address("fd00::1"))
 OTHER = Router("other", 64513, IPv4Address("10.0.0.2"), IPv6Address("fd00::2"))
@@ -24,16 +25,18 @@ FOUR = Router("four", 64512, IPv4Address("10.0.0.4"), None)
 
 
 def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """Return a prefix."""
     return ipaddress.ip_network(text)
 
 
 def route(prefix: str, next_hop: str = "10.0.0.2", peer: str = "10.0.0.2", **fields: object) -> LearnedRoute:
+    """Return a route of the other node, with these fields."""
     base = LearnedRoute(network(prefix), ipaddress.ip_address(next_hop), ipaddress.ip_address(peer))
     return dataclasses.replace(base, **fields)  # type: ignore[arg-type]  # the fields differ in type
 
 
 def test_a_session_runs_over_ipv4_where_both_have_it() -> None:
-    """IPv4 is preferred, IPv6 taken otherwise, and nodes that share no version do not peer; nor does one with itself."""
+    """IPv4 is preferred to IPv6, nodes that share no version do not peer, and nobody peers with himself."""
     peers = mesh_peers(DUAL, [SIX, OTHER, DUAL, FOUR])
     assert [str(peer.address) for peer in peers] == ["10.0.0.2", "10.0.0.4", "fd00::6"]
     assert mesh_peers(FOUR, [SIX]) == ()
@@ -46,9 +49,7 @@ def test_exactly_one_side_of_every_session_connects(numbers: set[int], only_ipv6
         Router(f"n{index}", 64512 + index, None if index in only_ipv6 else IPv4Address(number), IPv6Address(number))
         for index, number in enumerate(sorted(numbers))
     ]
-    sessions = {
-        (router.name, str(peer.address)): peer for router in routers for peer in mesh_peers(router, routers)
-    }
+    sessions = {(router.name, str(peer.address)): peer for router in routers for peer in mesh_peers(router, routers)}
     assert len(sessions) == len(routers) * (len(routers) - 1)
     for (name, _), peer in sessions.items():
         owner = next(router for router in routers if peer.address in (router.ipv4, router.ipv6))
@@ -86,7 +87,7 @@ def test_blocks_and_borrowed_addresses_are_announced_with_the_own_address_of_the
 
 @pytest.fixture
 def context() -> PolicyContext:
-    """A node that owns one block, in which it holds .1, and knows one other node."""
+    """Describe a node that owns one block, in which it holds .1, and knows one other node."""
     return policy_context(
         local_as=64512,
         pools=[network("10.9.0.0/16"), network("fd09::/64")],
@@ -148,7 +149,10 @@ def test_a_prefix_set_covers_what_one_of_its_prefixes_covers(
         (route("10.9.1.0/26", as_path=(1,), med=9), route("10.9.1.0/26", "10.0.0.3", as_path=(1, 2))),
         (route("10.9.1.0/26", med=9), route("10.9.1.0/26", "10.0.0.3", origin="incomplete")),
         (route("10.9.1.0/26", med=1), route("10.9.1.0/26", "10.0.0.3", med=2)),
-        (route("10.9.1.0/26", cluster_list=("1.1.1.1",)), route("10.9.1.0/26", peer="10.0.0.9", cluster_list=("1", "2"))),
+        (
+            route("10.9.1.0/26", cluster_list=("1.1.1.1",)),
+            route("10.9.1.0/26", peer="10.0.0.9", cluster_list=("1", "2")),
+        ),
     ],
 )
 def test_the_best_route_wins_whatever_the_order(better: LearnedRoute, worse: LearnedRoute) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
+
 from bgp.events import EndOfRib, RoutesChanged, SessionDown, SessionUp, SpeakerLost, SpeakerSnapshot
 from bgp.peer import Peer
 from bgp.rib import AdjRibIn
@@ -16,26 +17,30 @@ HERE = ipaddress.ip_address("10.0.0.1")
 
 
 def peer(address: ipaddress.IPv4Address | ipaddress.IPv6Address, restart: int = 120) -> Peer:
+    """Return a configured peer."""
     return Peer(address, HERE, 64512, 64512, "10.0.0.1", restart_time_seconds=restart)
 
 
 def route(prefix: str, source: ipaddress.IPv4Address | ipaddress.IPv6Address = A) -> LearnedRoute:
+    """Return a route of a peer."""
     return LearnedRoute(ipaddress.ip_network(prefix), source, source)
 
 
 def changed(*prefixes: str, withdrawn: tuple[str, ...] = ()) -> RoutesChanged:
+    """Return an update of the first peer."""
     return RoutesChanged(
         A, tuple(ipaddress.ip_network(text) for text in withdrawn), tuple(route(text) for text in prefixes)
     )
 
 
 def known(rib: AdjRibIn) -> set[str]:
+    """Return the prefixes known."""
     return {str(prefix) for prefix in rib.routes()}
 
 
 @pytest.fixture
 def rib() -> AdjRibIn:
-    """A RIB with one peer, an established session and two routes, of which one is IPv6, at second 0."""
+    """Return a RIB with one peer, an established session and a route of each version, at second 0."""
     rib = AdjRibIn()
     rib.configure([peer(A)], 0)
     for event in (SessionUp(A), changed("10.9.0.0/26", "fd09::/122"), EndOfRib(A, 4), EndOfRib(A, 6)):
@@ -51,7 +56,7 @@ def test_an_update_withdraws_before_it_announces(rib: AdjRibIn) -> None:
 
 @pytest.mark.parametrize("loss", [SessionDown(A, "reset"), SpeakerLost("gone")])
 def test_a_loss_keeps_the_routes_for_the_restart_time(rib: AdjRibIn, loss: SessionDown | SpeakerLost) -> None:
-    """They are stale but there until the restart time after the first loss is over; a second loss gives no more time."""
+    """They are stale but there until the restart time after the first loss; a second loss gives no more time."""
     rib.feed(loss, 10)
     rib.feed(loss, 100)
     rib.expire(129)

@@ -1,0 +1,87 @@
+"""The socket protocol: every message survives the wire, and nothing malformed is believed."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+
+from bgp import wire
+from bgp.events import (
+    EndOfRib,
+    RoutesChanged,
+    SessionDown,
+    SessionState,
+    SessionStatus,
+    SessionUp,
+    SpeakerLost,
+    SpeakerSnapshot,
+)
+from bgp.messages import Desired, Heartbeat, Hello, Message, Refusal, Sessions
+from bgp.peer import Peer, PeerOrigin
+from bgp.route import Announcement, LearnedRoute
+
+PEER = ipaddress.ip_address("10.0.0.2")
+SIX = ipaddress.ip_address("fd00::2")
+PREFIX = ipaddress.ip_network("10.9.0.0/26")
+ROUTE = LearnedRoute(PREFIX, PEER, PEER, (1, 2), 90, 3, "egp", ((64512, 1),), "1.2.3.4", ("5.6.7.8",))
+PLAIN = LearnedRoute(ipaddress.ip_network("fd10::/122"), SIX, PEER)
+CONFIGURED = Peer(PEER, ipaddress.ip_address("10.0.0.1"), 1, 2, "10.0.0.1", PeerOrigin.GLOBAL, True, 30, 60, "s3cret")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Hello(1),
+        Heartbeat(),
+        Refusal("no"),
+        Sessions((SessionStatus(PEER, SessionState.IDLE, 1.5, "closed"),)),
+        Desired((CONFIGURED,), (Announcement(PREFIX, PEER, ((65535, 0),), 50), Announcement(PREFIX, PEER))),
+        SpeakerSnapshot(frozenset({PEER, SIX}), frozenset({(PEER, 4), (SIX, 6)}), (ROUTE, PLAIN)),
+        SessionUp(PEER),
+        SessionDown(SIX, "reset"),
+        RoutesChanged(PEER, (PREFIX,), (PLAIN, ROUTE)),
+        EndOfRib(PEER, 6),
+    ],
+)
+def test_a_message_comes_out_as_it_went_in(message: Message) -> None:
+    """One line each, and equal afterwards."""
+    line = wire.encode(message)
+    assert line.count(b"\n") == 1
+    assert line.endswith(b"\n")
+    assert wire.decode(line) == message
+
+
+def test_what_is_no_message_cannot_be_sent() -> None:
+    """Losing the speaker is what a client notices, not what it is told."""
+    with pytest.raises(TypeError, match="SpeakerLost"):
+        wire.encode(SpeakerLost("gone"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"hello",
+        b"[]",
+        b"{}",
+        b'{"type":5}',
+        b'{"type":"up"}',
+        b'{"type":"up","peer":5}',
+        b'{"type":"up","peer":"10.0.0.256"}',
+        b'{"type":"set","peers":{},"announcements":[]}',
+        b'{"type":"set","peers":[{"password":"s3cret"}],"announcements":[]}',
+        b'{"type":"set","peers":["s3cret"],"announcements":[]}',
+        b"\xff\xfe",
+    ],
+)
+def test_a_malformed_line_is_named_as_such_and_shows_no_secret(line: bytes) -> None:
+    """The reason says what is wrong, never what a field held."""
+    with pytest.raises(wire.MalformedMessage) as caught:
+        wire.decode(line)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_message_of_a_later_version_is_passed_over() -> None:
+    """An unknown type is no error."""
+    assert wire.decode(b'{"type":"weather","sunny":true}') is None

@@ -1,0 +1,247 @@
+"""The sidecar's decisions, against a model of ExaBGP that queues by attributes as the real one does."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bgp.events import EndOfRib, RoutesChanged, SessionDown, SessionState, SessionUp
+from bgp.exabgp_config import fingerprint
+from bgp.exabgp_events import PeerConnected, PeerDown, PeerUp
+from bgp.messages import Desired
+from bgp.peer import Peer
+from bgp.route import Announcement, LearnedRoute
+from bgp.sidecar.state import Change, Ending, Flush, Reload, SidecarState, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+ADDRESSES = tuple(ipaddress.ip_address(f"10.0.0.{number}") for number in (2, 3, 4))
+HERE = ipaddress.ip_address("10.0.0.1")
+PREFIXES = tuple(ipaddress.ip_network(f"10.9.{number}.0/26") for number in range(3))
+PEERS = {address: Peer(address, HERE, 64512, 64512, "10.0.0.1") for address in ADDRESSES}
+
+
+def announcement(prefix: int, community: int) -> Announcement:
+    """Return an announcement of one of the prefixes."""
+    return Announcement(PREFIXES[prefix], HERE, ((64512, community),))
+
+
+class Model:
+    """ExaBGP and its peers: queues by attributes, reloads, sessions; `has` is what each peer has been told."""
+
+    def __init__(self) -> None:
+        self.loaded: dict[object, str] = {}
+        self.up: set[object] = set()
+        self.has: dict[object, dict[object, str]] = defaultdict(dict)
+        self.ended: dict[object, set[object]] = {}
+        self.queues: dict[object, dict[str, dict[object, bool]]] = defaultdict(dict)
+
+    def carry_out(self, state: SidecarState, step: Step) -> None:
+        """Do what ExaBGP does, and tell the state."""
+        if isinstance(step, Reload):
+            assert not any(
+                self.has[peer] for peer in self.up if peer not in PEERS or peer not in {p.address for p in step.peers}
+            )
+            self.loaded = {peer.address: fingerprint(peer) for peer in step.peers}
+            self.up &= self.loaded.keys()
+            state.reloaded({peer.address: fingerprint(peer) for peer in step.peers})
+            return
+        if isinstance(step, Flush):
+            self.send(step.peer)
+        state.note(step)
+        if isinstance(step, Change):
+            for peer in step.peers:
+                assert peer in self.up
+                queue = self.queues[peer].setdefault(step.attributes, {})
+                for prefix in step.prefixes:
+                    queue.pop(prefix, None)
+                    queue[prefix] = step.announce
+        elif isinstance(step, Ending):
+            self.send(step.peer)
+            self.ended[step.peer] = set(self.has[step.peer])
+
+    def send(self, peer: object) -> None:
+        """Empty the queues, one set of attributes after the other."""
+        for attributes, changes in self.queues.pop(peer, {}).items():
+            for prefix, announced in changes.items():
+                if announced:
+                    self.has[peer][prefix] = attributes
+                else:
+                    self.has[peer].pop(prefix, None)
+
+    def rise(self, state: SidecarState, peer: object) -> None:
+        """Establish a session if it is configured."""
+        if peer in self.loaded and peer not in self.up:
+            self.up.add(peer)
+            self.queues.pop(peer, None)
+            self.has[peer] = {}
+            state.observe(PeerUp(peer, 1.0))  # type: ignore[arg-type]  # an address of the model
+
+    def fall(self, state: SidecarState, peer: object) -> None:
+        """End a session."""
+        if peer in self.up:
+            self.up.discard(peer)
+            self.queues.pop(peer, None)
+            state.observe(PeerDown(peer, 2.0, "reset"))  # type: ignore[arg-type]  # an address of the model
+
+
+def settle(state: SidecarState, model: Model, deferred: Collection[Step | type[Reload]] = ()) -> None:
+    """Carry out every step there is."""
+    for _ in range(200):
+        step = state.next_step(deferred)
+        if step is None:
+            return
+        model.carry_out(state, step)
+    raise AssertionError("no end of steps")
+
+
+wishes = st.tuples(
+    st.just("want"), st.sets(st.sampled_from(ADDRESSES)), st.dictionaries(st.integers(0, 2), st.integers(1, 2))
+)
+happenings = st.tuples(st.sampled_from(["rise", "fall", "send"]), st.sampled_from(ADDRESSES))
+restarts = st.just(("respawn",))
+
+
+@given(st.lists(st.one_of(wishes, happenings, restarts, st.tuples(st.just("steps"), st.integers(1, 4))), max_size=30))
+def test_every_established_peer_ends_with_exactly_what_is_desired(actions: list[tuple[object, ...]]) -> None:
+    """Whatever is wanted, whichever sessions flap and however often the sidecar dies in between."""
+    state, model = SidecarState(Desired(), ()), Model()
+    for action in actions:
+        match action:
+            case ("want", addresses, wanted):
+                peers = tuple(PEERS[address] for address in ADDRESSES if address in addresses)  # type: ignore[operator]  # a set
+                items = wanted.items()  # type: ignore[attr-defined]  # a dictionary
+                state.want(Desired(peers, tuple(announcement(prefix, value) for prefix, value in items)))
+            case ("rise", peer):
+                model.rise(state, peer)
+            case ("fall", peer):
+                model.fall(state, peer)
+            case ("send", peer):
+                model.send(peer)
+            case ("steps", int(count)):
+                for _ in range(count):
+                    step = state.next_step()
+                    if step is not None:
+                        model.carry_out(state, step)
+            case ("respawn",):
+                for peer in model.up:
+                    model.send(peer)
+                state = SidecarState(state.desired, state.retiring.values())
+                state.recover({address: address in model.up for address in ADDRESSES if address in model.loaded}, 3.0)
+                state.reloaded({address: model.loaded[address] for address in ADDRESSES if address in model.loaded})
+    settle(state, model)
+    assert state.in_agreement()
+    wanted_peers = {peer.address for peer in state.desired.peers}
+    assert model.loaded.keys() == wanted_peers
+    expected = {
+        one.prefix: f"next-hop 10.0.0.1 local-preference 100 community [ 64512:{one.communities[0][1]} ]"
+        for one in state.desired.announcements
+    }
+    for peer in model.up:
+        model.send(peer)
+        assert model.has[peer] == expected
+
+
+def established(*addresses: object) -> tuple[SidecarState, Model]:
+    """Return a state with three peers and two blocks, and sessions with some of the peers."""
+    desired = Desired(tuple(PEERS[address] for address in ADDRESSES), (announcement(0, 1), announcement(1, 1)))
+    state, model = SidecarState(desired, ()), Model()
+    settle(state, model)
+    for address in addresses:
+        model.rise(state, address)
+    return state, model
+
+
+def test_a_session_gets_everything_before_end_of_rib() -> None:
+    """End-of-RIB is the last step on a session that came up."""
+    state, model = established(ADDRESSES[0])
+    steps = []
+    while (step := state.next_step()) is not None:
+        steps.append(step)
+        model.carry_out(state, step)
+    assert [type(step) for step in steps] == [Change, Ending]
+    assert model.ended[ADDRESSES[0]] == {PREFIXES[0], PREFIXES[1]}
+
+
+def test_equal_changes_of_several_sessions_are_one_command() -> None:
+    """A new block costs one command however many peers there are."""
+    state, model = established(*ADDRESSES)
+    settle(state, model)
+    state.want(Desired(state.desired.peers, (*state.desired.announcements, announcement(2, 1))))
+    step = state.next_step()
+    assert isinstance(step, Change)
+    assert step.peers == ADDRESSES
+    model.carry_out(state, step)
+    assert state.next_step() is None
+
+
+def test_a_queue_that_is_waited_for_holds_up_nobody_else() -> None:
+    """While one session's flush is deferred, others get their changes and neighbours are reloaded."""
+    state, model = established(*ADDRESSES)
+    settle(state, model)
+    first = ADDRESSES[0]
+    state.sessions[ADDRESSES[1]].queued.clear()
+    state.sessions[ADDRESSES[2]].queued.clear()
+    state.want(Desired(state.desired.peers, (announcement(0, 2), announcement(1, 1))))
+    settle(state, model, deferred=[Flush(first)])
+    assert model.queues[ADDRESSES[1]]
+    assert not state.in_agreement()
+    settle(state, model)
+    assert state.in_agreement()
+
+
+def test_a_neighbour_leaves_only_when_its_withdrawals_are_out() -> None:
+    """While they are queued there is no reload; afterwards there is."""
+    state, model = established(*ADDRESSES)
+    settle(state, model)
+    leaving = ADDRESSES[0]
+    state.want(Desired(state.desired.peers[1:], state.desired.announcements))
+    settle(state, model, deferred=[Flush(leaving)])
+    assert leaving in model.loaded
+    settle(state, model)
+    assert leaving not in model.loaded
+    assert model.has[leaving] == {}
+
+
+def test_what_retires_is_kept_until_it_was_withdrawn() -> None:
+    """A sidecar that dies before the withdrawal leaves behind what its successor has to withdraw."""
+    state, model = established(ADDRESSES[0])
+    settle(state, model)
+    assert not state.forget_retired()
+    state.want(Desired(state.desired.peers, (announcement(0, 1),)))
+    assert set(state.retiring) == {PREFIXES[1]}
+    assert not state.forget_retired()
+    settle(state, model)
+    assert state.forget_retired()
+    assert not state.retiring
+
+
+def test_only_the_end_of_an_established_session_is_a_loss() -> None:
+    """Attempts that fail are no news, and the first reason of an outage is the one that is shown."""
+    state, _ = established()
+    peer = ADDRESSES[0]
+    assert state.observe(PeerConnected(peer, 1.0)) is None
+    assert state.observe(PeerDown(peer, 2.0, "refused")) is None
+    assert state.observe(PeerUp(peer, 3.0)) == SessionUp(peer)
+    assert state.observe(PeerDown(peer, 4.0, "hold timer")) == SessionDown(peer, "hold timer")
+    assert state.observe(PeerDown(peer, 5.0, "refused")) is None
+    status = state.statuses()[0]
+    assert (status.state, status.since, status.info) == (SessionState.IDLE, 4.0, "hold timer")
+
+
+def test_a_snapshot_holds_what_was_learned_on_sessions_that_stand() -> None:
+    """Routes, ends and sessions of an established peer; nothing of one that is down."""
+    state, _ = established(ADDRESSES[0], ADDRESSES[1])
+    for peer in ADDRESSES[:2]:
+        state.observe(RoutesChanged(peer, (), (LearnedRoute(PREFIXES[2], peer, peer),)))
+        state.observe(EndOfRib(peer, 4))
+    state.observe(PeerDown(ADDRESSES[1], 2.0, "reset"))
+    snapshot = state.snapshot()
+    assert snapshot.established == {ADDRESSES[0]}
+    assert snapshot.ended == {(ADDRESSES[0], 4)}
+    assert [route.peer for route in snapshot.routes] == [ADDRESSES[0]]
