@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from controller.errors import ConflictError, StoreDenied, StoreUnavailable
-from controller.ports import ABSENT, Changes, Check, Delete, Entry, Interrupted, Put, Snapshot, Store
+from controller.ports import ABSENT, Changes, Check, Delete, Entry, Interrupted, Put, Snapshot, Store, Version
 from controller.store.consul import ConsulStore
 from controller.store.consul_access import ConsulAccess
 
@@ -96,8 +96,8 @@ async def test_a_watch_waits_for_a_server_that_is_not_there_yet(
 
 async def test_a_server_that_hangs_is_unavailable(own_consul: Any, opening: Opening) -> None:  # noqa: ANN401
     """A request that is not answered ends at its deadline; the next one finds the server again."""
+    await opening(own_consul.address).commit([Put("a", b"1", None)])
     store = opening(own_consul.address, timeout_seconds=0.5)
-    await store.commit([Put("a", b"1", None)])
     own_consul.freeze()
     with pytest.raises(StoreUnavailable, match="no answer within"):
         await store.commit([Put("a", b"2", None)])
@@ -127,13 +127,14 @@ async def test_a_transaction_is_never_sent_twice(opening: Opening) -> None:
     requests: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while len(requests) != 2:
+        while True:
             head = await reader.readuntil(b"\r\n\r\n")
             length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
             requests.append(await reader.readexactly(length))
-            if len(requests) == 1:
-                body = b'{"Results": [], "Errors": null}'
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            if len(requests) > 1:
+                break
+            body = b'{"Results": [], "Errors": null}'
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
         writer.close()
         await writer.wait_closed()
 
@@ -144,6 +145,32 @@ async def test_a_transaction_is_never_sent_twice(opening: Opening) -> None:
         with pytest.raises(StoreUnavailable):
             await store.commit([Delete("a", None)])
     assert len(requests) == 2
+
+
+async def test_an_index_that_goes_back_is_not_believed(opening: Opening, watching: Watching) -> None:
+    """What a server that lags behind says is dropped, and the truth is read consistently."""
+    row = b'{"Key": "a/b", "Value": "MQ==", "ModifyIndex": 7}'
+    later = b'{"Key": "a/c", "Value": "MQ==", "ModifyIndex": 8}'
+    script = [(10, b"[%s]" % row), (5, b"[]"), (6, b"[%s]" % row), (8, b"[%s,%s]" % (row, later))]
+    queries: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for index, body in script:
+            queries.append((await reader.readuntil(b"\r\n\r\n")).split()[1].partition(b"?")[2])
+            head = b"HTTP/1.1 200 OK\r\nX-Consul-Index: %d\r\nContent-Length: %d\r\n\r\n"
+            writer.write(head % (index, len(body)) + body)
+            await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        store = opening(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        async with watching(store, "a/") as watched:
+            assert await watched.next() == Snapshot({"a/b": Entry(b"1", Version(7))})
+            assert await watched.next() == Changes({"a/c": Entry(b"1", Version(8))}, frozenset())
+    consistent, blocking = b"recurse=1&consistent=1", b"recurse=1&index=%d&wait=30s"
+    assert queries == [consistent, blocking % 10, consistent, blocking % 6]
 
 
 @pytest.mark.parametrize(

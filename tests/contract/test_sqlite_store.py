@@ -132,6 +132,18 @@ async def test_a_file_that_was_replaced_is_opened_anew(tmp_path: Path, opening: 
         await store.commit([Put("a", b"2", Version(1))])
 
 
+async def test_a_write_of_ones_own_wakes_a_watch_at_once(
+    tmp_path: Path, opening: Opening, watching: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A watch does not wait until it looks the next time."""
+    monkeypatch.setattr("controller.store.sqlite._POLL_SECONDS", 3600.0)
+    store = opening(tmp_path / "store.db")
+    async with watching(store, "") as watched:
+        assert await watched.next() == Snapshot({})
+        version = (await store.commit([Put("a", b"1", ABSENT)]))["a"]
+        assert await watched.next() == Changes({"a": Entry(b"1", version)}, frozenset())
+
+
 async def test_a_lock_that_is_held_too_long_is_unavailable(tmp_path: Path, opening: Opening) -> None:
     """A writer waits for another up to its deadline and then says what it waited for; readers do not wait."""
     path = tmp_path / "store.db"
@@ -145,6 +157,22 @@ async def test_a_lock_that_is_held_too_long_is_unavailable(tmp_path: Path, openi
         assert (await store.get(["a"]))["a"].value == b"1"
         other.execute("ROLLBACK")
         assert set(await store.commit([Put("a", b"2", None)])) == {"a"}
+    finally:
+        other.close()
+
+
+async def test_opening_waits_for_whoever_holds_the_file(tmp_path: Path, opening: Opening) -> None:
+    """Several processes may set up a new file at the same time; SQLite does not wait by itself there."""
+    path = tmp_path / "store.db"
+    other = sqlite3.connect(path, isolation_level=None)
+    try:
+        other.execute("CREATE TABLE theirs (id)")
+        other.execute("BEGIN IMMEDIATE")
+        first = asyncio.create_task(opening(path, timeout_seconds=30).get(["a"]))
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        other.execute("ROLLBACK")
+        assert await first == {}
     finally:
         other.close()
 
