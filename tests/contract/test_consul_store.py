@@ -32,7 +32,7 @@ async def opening() -> AsyncIterator[Opening]:
     """Open stores that are closed when the test ends."""
     opened: list[ConsulStore] = []
 
-    def open_one(address: str, *, timeout_seconds: float = 5.0, **access: Any) -> ConsulStore:  # noqa: ANN401  as is
+    def open_one(address: str, *, timeout_seconds: float = 5.0, **access: Any) -> ConsulStore:  # noqa: ANN401  fields of ConsulAccess
         opened.append(ConsulStore(ConsulAccess(address=address, **access), timeout_seconds=timeout_seconds))
         return opened[-1]
 
@@ -41,7 +41,7 @@ async def opening() -> AsyncIterator[Opening]:
         await store.close()
 
 
-async def test_a_watch_survives_a_killed_server(own_consul: Any, opening: Opening, watching: Watching) -> None:  # noqa: ANN401
+async def test_a_watch_survives_a_killed_server(own_consul: Any, opening: Opening, watching: Watching) -> None:  # noqa: ANN401  its class lives in a conftest
     """One `Interrupted` for the whole outage, then the changes since, with nothing repeated and nothing lost."""
     store = opening(own_consul.address)
     await store.commit([Put("a/kept", b"1", ABSENT), Put("a/gone", b"1", ABSENT)])
@@ -61,7 +61,7 @@ async def test_a_watch_survives_a_killed_server(own_consul: Any, opening: Openin
 
 
 async def test_a_watch_sees_that_a_server_came_back_empty(
-    own_consul: Any,  # noqa: ANN401
+    own_consul: Any,  # noqa: ANN401  its class lives in a conftest
     opening: Opening,
     watching: Watching,
 ) -> None:
@@ -94,7 +94,7 @@ async def test_a_watch_waits_for_a_server_that_is_not_there_yet(
         assert await snapshot == Snapshot({})
 
 
-async def test_a_server_that_hangs_is_unavailable(own_consul: Any, opening: Opening) -> None:  # noqa: ANN401
+async def test_a_server_that_hangs_is_unavailable(own_consul: Any, opening: Opening) -> None:  # noqa: ANN401  its class lives in a conftest
     """A request that is not answered ends at its deadline; the next one finds the server again."""
     await opening(own_consul.address).commit([Put("a", b"1", None)])
     store = opening(own_consul.address, timeout_seconds=0.5)
