@@ -132,7 +132,7 @@ def test_families_pools_and_mtu_are_read() -> None:
         ({"name": None}, "name"),
         ({"name": "a b"}, "name"),
         ({"mtu": "1500"}, "mtu"),
-        ({"mtu": True}, "mtu"),
+        ({"mtu": False}, "mtu"),
         ({"mtu": 67}, "mtu"),
         ({"mtu": 65536}, "mtu"),
         ({"mtu": 1279, "ipam": {"ipv6": True}}, "mtu"),

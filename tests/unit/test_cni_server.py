@@ -364,6 +364,9 @@ async def test_a_server_that_stops_finishes_what_it_began(path: Path, backend: F
     await until(lambda: backend.running == 1)
     task.cancel()
     await until(lambda: not path.exists())
+    for _ in range(20):  # more turns of the loop than an end without waiting would take
+        await asyncio.sleep(0)
+    assert not task.done()
     backend.gate.set()
     assert await caller.answer() == (0, b"")
     with pytest.raises(asyncio.CancelledError):

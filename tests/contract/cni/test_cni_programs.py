@@ -104,6 +104,9 @@ def test_a_namespace_path_that_is_a_fifo_holds_nobody(
         (b'{"cniVersion":"0.3.1","cniVersion":1}', "1.1.0"),
         (b'{"cniVersion":"1.0\\"}"}', "1.1.0"),
         (b'{"cniVersion":"0.4.0"', "1.1.0"),
+        (b'{"cniVersion":"0.4.0","x":"\\\0"}', "1.1.0"),
+        (b'{"cniVersion":"0.4.0","x":[1,{"cniVersion":"2"}]]}', "1.1.0"),
+        (b'{"x":[1,{"cniVersion":"2"}],"cniVersion":"0.4.0"}', "0.4.0"),
         (b'{"cniVersion":""}', "1.1.0"),
         (b'["cniVersion"]', "1.1.0"),
         (b"{}", "1.1.0"),
@@ -133,7 +136,9 @@ def test_a_socket_nobody_listens_on_is_try_again_later(program: Program, agent: 
     assert outcome.output == expected_error(11, message, ADVICE)
 
 
-@pytest.mark.parametrize("path", ["", "relative", "/with\0zero", "/" + "x" * 107, '/"quoted\\\n\u00e9' + "y" * 5000])
+@pytest.mark.parametrize(
+    "path", ["", "relative", "\U0001f600 pair", "/with\0zero", "/" + "x" * 107, '/"quoted\\\n\u00e9' + "y" * 5000]
+)
 def test_a_socket_path_that_cannot_be_one_is_refused(program: Program, path: str) -> None:
     """The caller is told the rule and the value, shortened and printable."""
     outcome = program.run(configuration(path), CNI_COMMAND="ADD")
