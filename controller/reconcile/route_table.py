@@ -27,7 +27,7 @@ class RouteTable:
     def __init__(self, fib: Fib) -> None:
         self._fib = fib
         self._actual: dict[IPNetwork, KernelRoute] | None = None
-        self._wanted: frozenset[IPNetwork] = frozenset()
+        self._wanted: set[IPNetwork] = set()
         self.failure_by_prefix: Mapping[IPNetwork, RouteFailure] = {}
         self.programmed_count = 0
         self.removed_count = 0
@@ -43,7 +43,7 @@ class RouteTable:
     def add(self, routes: Collection[KernelRoute]) -> list[RouteFailure]:
         """Write these routes now, without looking at anything else, and return what failed."""
         failures = self._fib.apply(routes, ())
-        self._wanted |= {route.prefix for route in routes}
+        self._wanted.update(route.prefix for route in routes)
         self._record(routes, (), failures)
         refused = {failure.prefix: failure for failure in failures}
         settled = {route.prefix for route in routes}
@@ -57,13 +57,13 @@ class RouteTable:
             desired = DesiredRoutes({**desired.routes, **programmed}, desired.sweep)
         before = self._actual
         actual = self._dumped() if resync or before is None else before
-        wanted = frozenset(desired.routes)
+        wanted = set(desired.routes)
         found = difference(desired, actual, self._wanted - wanted)
-        self._wanted = wanted
         failures: list[RouteFailure] = []
         if found.upserts or found.removals:
             # Added before removed: a more specific route may stand in for one that goes.
             failures = self._fib.apply(found.upserts, found.removals)
+        self._wanted = wanted  # not before: what could not be removed for want of an answer stays dropped
         self._record(found.upserts, found.removals, failures)
         if before is not None and actual is not before:
             refused = {failure.prefix for failure in failures}

@@ -236,3 +236,16 @@ async def test_the_loop_resyncs_by_itself(fib: FakeFib) -> None:
                     await asyncio.sleep(0.01)
     finally:
         programmer.close()
+
+
+async def test_what_was_dropped_goes_though_the_kernel_was_silent(programmer: RouteProgrammer, fib: FakeFib) -> None:
+    """A route dropped on purpose goes under any sweep, also when the first attempt got no answer."""
+    programmer.set(desired(1, 2))
+    await programmer.iterate()
+    programmer.set(desired(1, sweep=Sweep.NOTHING))
+    fib.broken = True
+    with pytest.raises(KernelUnavailable):
+        await programmer.iterate()
+    fib.broken = False
+    await programmer.iterate()
+    assert fib.table == desired(1).routes
