@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -39,6 +38,8 @@ class Connection:
 
     def with_store(self, work: Callable[[Store], Awaitable[T]]) -> T:
         """Open the store, return what the work returns, and close it; raises what either raises."""
+        import asyncio  # noqa: PLC0415  as above
+
         from controller.store.opening import StoreSettings, open_store  # noqa: PLC0415  as above
 
         settings = StoreSettings.of(self.settings())

@@ -13,7 +13,7 @@ from controller.cli.pools import delete_pool, read_pools, write_pools
 from controller.datamodel import keys
 from controller.datamodel.blocks import encode_block, encode_share
 from controller.errors import ConflictError, RefusedError
-from controller.ports import ABSENT, Put
+from controller.ports import ABSENT, Check, Delete, Put
 from controller.store.memory import MemoryStore
 from ipam.block import Block, Holder
 from ipam.errors import PoolConflict
@@ -221,6 +221,32 @@ async def test_empty_blocks_go_with_their_pool() -> None:
     assert list(await read_pools(store)) == ["other"]
     assert list(await store.list(keys.BLOCKS)) == [keys.block(other.cidr)]
     assert not await store.list(keys.SHARES)
+
+
+async def test_a_block_claimed_during_the_deletion_is_not_left_behind() -> None:
+    """A node that knows the pool as it was cannot claim from it any more once its blocks are being removed."""
+
+    class ClaimingStore(MemoryStore):
+        """A store in which a node claims a block before the last transaction of a deletion."""
+
+        known: Version = ABSENT
+        refused = False
+
+        async def commit(self, operations: Sequence[Operation]) -> dict[str, Version]:
+            if any(operation == Delete(keys.pool("default"), operation.expected) for operation in operations):
+                claim = Put(keys.block(DEFAULT.block_at(5)), b"{}", ABSENT)
+                try:
+                    await super().commit([claim, Check(keys.pool("default"), self.known)])
+                except ConflictError:
+                    self.refused = True
+            return await super().commit(operations)
+
+    store = ClaimingStore()
+    await write_pools(store, [DEFAULT], create_only=True)
+    store.known = (await store.get([keys.pool("default")]))[keys.pool("default")].version
+    await delete_pool(store, "default")
+    assert store.refused
+    assert not await store.list(keys.BLOCKS)
 
 
 async def test_endless_conflicts_are_reported() -> None:

@@ -1,0 +1,99 @@
+"""What the command line does when something is wrong: one line on stderr, and the exit code says whose turn it is."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from controller.cli.main import COMMANDS, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def empty_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the commands an empty store of their own."""
+    monkeypatch.setenv("TORTIE_STORE", "sqlite")
+    monkeypatch.setenv("TORTIE_SQLITE_PATH", str(tmp_path / "store.db"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"),
+    [
+        (["fly"], 2, "No such command 'fly'"),
+        (["apply"], 2, "Missing option '-f' / '--filename'"),
+        (["get", "pools", "-o", "xml"], 2, "'xml' is not one of 'table', 'wide', 'json', 'yaml'"),
+        (["get", "pools", "none"], 1, "pool none does not exist; there are: no pools"),
+        (["get", "nodes", "h9"], 1, "node h9 does not exist; there are: no nodes"),
+        (["node", "delete", "h9"], 1, "node h9 does not exist; the nodes are: none"),
+        (["apply", "-f", "/nowhere.yaml"], 1, "/nowhere.yaml: cannot be read: No such file or directory"),
+        (["--store", "consul", "--consul-address", "ftp://x", "get", "nodes"], 1, "consul_address"),
+        (["--agent-socket", "/nowhere.sock", "node", "status"], 3, "no agent answers on /nowhere.sock"),
+        (["--store", "consul", "--consul-address", "http://127.0.0.1:1", "get", "nodes"], 3, "127.0.0.1:1"),
+        (["lab", "status", "--name", "Bad"], 1, "'Bad' cannot name a lab"),
+    ],
+)
+def test_errors_are_one_line_and_a_code(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, complaint: str
+) -> None:
+    """1 refused, 2 wrong usage, 3 the store or the agent is away; nothing on stdout."""
+    assert run(arguments) == code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("tortiectl: error: ")
+    assert complaint in printed.err
+    assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", b"HTTP/1.1 500 No\r\n\r\n"])
+def test_an_agent_that_answers_nonsense_counts_as_away(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], answer: bytes
+) -> None:
+    """Whatever comes over the socket ends in a message, not in a traceback."""
+    path = str(tmp_path / "agent.sock")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen()
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert run(["--agent-socket", path, "node", "status"]) == 3
+        thread.join()
+    assert path in capsys.readouterr().err
+
+
+def test_a_missing_node_can_be_said_to_be_fine(capsys: pytest.CaptureFixture[str]) -> None:
+    """Scripts may delete twice."""
+    assert run(["node", "delete", "--missing-ok", "h9"]) == 0
+    assert capsys.readouterr().out == "node h9 deleted, 0 addresses released\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody has to guess how a command is meant."""
+    assert run([command, "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert "Examples:" in printed
+    assert f"  tortiectl {command}" in printed
+
+
+def test_help_imports_nothing_slow() -> None:
+    """`--help` loads neither settings nor stores nor any command."""
+    code = (
+        "import sys; from controller.cli.main import run; run(['--help']); "
+        "print([name for name in ('pydantic', 'yaml', 'aiohttp', 'asyncio') if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr == "[]\n"
