@@ -109,7 +109,7 @@ def test_hosts_and_workloads_come_and_go(new_lab: Callable[[], Lab]) -> None:
     assert {block["spec"]["affinity"] for block in blocks} == {"h1", "h3"}
     assert sum(block["spec"]["inUse"] for block in blocks) == 2
     assert not any(name.endswith(("-h2", "-h2w1", "-h1w2")) for name in namespaces_of(lab.name))
-    wait_until(lambda: "via 192.0.2.2" not in lab.run("h1", ["ip", "route"]).stdout, "no route leads to h2")
+    wait_until(lambda: "via 192.0.2.2 " not in lab.run("h1", ["ip", "route"]).stdout, "no route leads to h2")
     wait_until(lambda: lab.status().healthy, "nobody waits for h2")
     assert lab.ping().complete
 
