@@ -23,7 +23,7 @@ from controller.reconcile.desired import workload_route
 from ipam.request import AssignRequest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+    from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 
     from controller.cni.request import CniRequest
     from controller.ports import KernelRoute
@@ -54,6 +54,11 @@ class LinkWork(Protocol):
 
     async def unwire(self, host_name: str) -> None:
         """Remove the link; one that is gone is no error."""
+        ...
+
+    @property
+    def index_of(self) -> Mapping[str, int]:
+        """The index of each link that exists, by its name."""
         ...
 
 
@@ -97,9 +102,13 @@ class WorkloadBackend:
         self._turn_of: dict[str, _Turn] = {}
 
     async def add(self, request: CniRequest, namespace_descriptor: int) -> CniResult:
-        """Give the container its addresses, link and routes; on an error nothing of them is left."""
+        """Give the container its addresses, link and routes; on an error nothing new is left.
+
+        A call repeated for a container that is attached already never takes away what works.
+        """
         host_name = host_link_name(request.container_id, request.interface)
         async with self._alone(host_name):
+            attached = host_name in self._links.index_of
             assignment = await self._addresses.assign(_assign_request(request, host_name))
             link = WorkloadLink(
                 host_name=host_name,
@@ -112,7 +121,8 @@ class WorkloadBackend:
                 index = await self._links.wire(namespace_descriptor, link)
                 await self._routes.program([workload_route(address, index) for address in assignment.addresses])
             except Exception as error:
-                await self._undo(request.handle, host_name, error)
+                if not attached:
+                    await self._undo(request.handle, host_name, error)
                 raise
         log.info("workload attached", extra=_fields(request, link.addresses))
         return _result(request, link)

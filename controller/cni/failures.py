@@ -21,6 +21,7 @@ from controller.errors import (
     MalformedRecord,
     RefusedError,
     StoreDenied,
+    StoreUnavailable,
     TortieError,
     TransientError,
 )
@@ -77,6 +78,7 @@ _CODES: tuple[tuple[type[Exception], ErrorCode, str], ...] = (
     (ipam_errors.NoPool, ErrorCode.NO_POOL, "create or enable a pool that fits this node"),
     (ipam_errors.PoolExhausted, ErrorCode.POOL_EXHAUSTED, "add a pool, or remove workloads that are not needed"),
     (ipam_errors.Refused, ErrorCode.IPAM_REFUSED, "correct the network configuration"),
+    (StoreUnavailable, ErrorCode.TRY_AGAIN_LATER, "existing containers are not affected; try again when it answers"),
     (TransientError, ErrorCode.TRY_AGAIN_LATER, "nothing needs to be corrected; try again"),
     (ConflictError, ErrorCode.TRY_AGAIN_LATER, "nothing needs to be corrected; try again"),
     (KernelRefused, ErrorCode.KERNEL_REFUSED, "the agent's log says more"),

@@ -44,8 +44,11 @@ class CniRequest:
 
     @property
     def handle(self) -> str:
-        """The name of all addresses of this attachment: one container on one network through one interface."""
-        return f"cni.{self.config.name}.{self.container_id}.{self.interface}"
+        """The name of all addresses of this attachment: one container on one network through one interface.
+
+        None of the three can hold a slash, so no two attachments are named alike.
+        """
+        return f"cni/{self.config.name}/{self.container_id}/{self.interface}"
 
     @property
     def workload(self) -> str:

@@ -76,9 +76,11 @@ class ConsulClient:
         try:
             answer = await send(self._http(), common)
         except TimeoutError as error:
-            raise StoreUnavailable(f"{self._access.address} gave no answer within {limit_seconds} s") from error
+            raise StoreUnavailable(
+                f"Consul at {self._access.address} gave no answer within {limit_seconds} s"
+            ) from error
         except (aiohttp.ClientError, OSError, UnicodeDecodeError) as error:
-            raise StoreUnavailable(f"{self._access.address}: {error or type(error).__name__}") from error
+            raise StoreUnavailable(f"Consul at {self._access.address}: {error or type(error).__name__}") from error
         if answer.status in _ANSWERS:
             return answer
         text = f"{self._access.address} answers {answer.status}: {answer.body.strip()[:200]}"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ipam.request import AssignRequest
 
 HOST_NAME = host_link_name("pod1", "eth0")
-HANDLE = "cni.net.pod1.eth0"
+HANDLE = "cni/net/pod1/eth0"
 ADDRESS_OF = {4: ipaddress.ip_address("10.0.0.1"), 6: ipaddress.ip_address("fd00::1")}
 
 
@@ -81,6 +81,11 @@ class Node:
         await self._step("unwire")
         self.links.pop(host_name, None)
 
+    @property
+    def index_of(self) -> dict[str, int]:
+        """Return the index of every link."""
+        return dict.fromkeys(self.links, 7)
+
     async def program(self, routes: Collection[KernelRoute]) -> None:
         """Remember the routes."""
         await self._step("program")
@@ -133,6 +138,17 @@ async def test_one_family_has_one_gateway_and_the_nodes_mtu(node: Node) -> None:
 async def test_add_repeated_gives_the_same_result(node: Node) -> None:
     """A runtime may ask twice."""
     assert await node.backend.add(request(), 5) == await node.backend.add(request(), 6)
+
+
+@pytest.mark.parametrize("step", ["wire", "program"])
+async def test_a_repeated_add_that_fails_takes_nothing_away(node: Node, step: str) -> None:
+    """The container goes on as it was attached the first time; a retry must not cut its flows."""
+    await node.backend.add(request(), 5)
+    node.fails[step] = TransientError("netlink is slow")
+    with pytest.raises(TransientError):
+        await node.backend.add(request(), 5)
+    assert set(node.links) == {HOST_NAME}
+    assert set(node.held) == {HANDLE}
 
 
 @pytest.mark.parametrize("step", ["wire", "program"])

@@ -42,7 +42,7 @@ def test_a_pods_add_is_understood() -> None:
     config = {**CONFIG, "capabilities": {"ips": True}, "kubernetes": {"kubeconfig": "/x"}, "prevResult": {"ips": []}}
     request = parse_request(ENVIRONMENT, config)
     assert request.command is Command.ADD
-    assert request.handle == f"cni.k8s-net.{POD}.eth0"
+    assert request.handle == f"cni/k8s-net/{POD}/eth0"
     assert (request.workload, request.namespace, request.interface) == ("web-0", "shop", "eth0")
     assert request.namespace_path == "/var/run/netns/cni-1"
     assert request.previous_result == {"ips": []}
