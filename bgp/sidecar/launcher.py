@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from bgp import wire
 from bgp.sidecar import speaker
 from bgp.sidecar.files import ConfigurationRefused, configuration_path, desired_path, write_initial_configuration
-from bgp.sidecar.settings import DEFAULT_SOCKET, DEFAULT_STATE, SOCKET_VARIABLE, STATE_VARIABLE, log_to_stderr
+from bgp.sidecar.settings import DEFAULT_SOCKET, DEFAULT_STATE, SOCKET_VARIABLE, STATE_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the BGP speaker until SIGTERM; the exit status is ExaBGP's (0 after SIGTERM)."""
     options = _parser().parse_args(arguments)
-    log_to_stderr()
     # ExaBGP changes its directory to /.
     state_directory, socket_path = options.state_dir.absolute(), options.socket.absolute()
     state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -99,6 +99,11 @@ class Host:
         assert self.process is not None
         return children_of(self.process.pid)
 
+    def waits_in(self) -> str:
+        """Return the kernel function ExaBGP waits in."""
+        assert self.process is not None
+        return Path(f"/proc/{self.process.pid}/wchan").read_text()
+
     def remove(self) -> None:
         """Stop what runs in the namespace and remove it."""
         if self.process is not None and self.process.poll() is None:
