@@ -20,6 +20,8 @@ from controller.errors import RefusedError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pydantic_core import ErrorDetails
+
 DEFAULT_FILE = Path("/etc/tortie/tortie.toml")
 FILE_VARIABLE = "TORTIE_CONFIG"
 
@@ -27,7 +29,7 @@ FILE_VARIABLE = "TORTIE_CONFIG"
 class Settings(BaseSettings):
     """One host's settings, checked; unknown names in the file are refused."""
 
-    model_config = SettingsConfigDict(env_prefix="TORTIE_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="TORTIE_", extra="forbid", frozen=True, hide_input_in_errors=True)
 
     node_name: str = Field(
         default_factory=platform.node,
@@ -92,8 +94,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  the library's signature
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read flags, then the environment, then the file; the first that names a setting wins."""
-        chosen = os.environ.get(FILE_VARIABLE)
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(chosen or DEFAULT_FILE))
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, _file())
 
     @property
     def agent_socket(self) -> Path:
@@ -121,6 +122,11 @@ class Settings(BaseSettings):
                 f"consul_token_file {self.consul_token_file} cannot be read ({error.strerror}): "
                 f"give this user read permission or unset it"
             ) from error
+        except UnicodeDecodeError:
+            # Not chained: the error holds what the file holds.
+            raise RefusedError(
+                f"consul_token_file {self.consul_token_file} holds no text; write the token to it"
+            ) from None
 
 
 def load(flags: Mapping[str, Any]) -> Settings:
@@ -128,13 +134,25 @@ def load(flags: Mapping[str, Any]) -> Settings:
 
     Raises `RefusedError` that names the setting, its value and the rule, or the file that cannot be read.
     """
-    path = Path(os.environ.get(FILE_VARIABLE, DEFAULT_FILE))
-    if FILE_VARIABLE in os.environ and not path.is_file():
+    path = _file()
+    if os.environ.get(FILE_VARIABLE) and not path.is_file():
         raise RefusedError(f"{FILE_VARIABLE}={path}: no such file; create it or unset {FILE_VARIABLE}")
     try:
         return Settings(**flags)
     except ValidationError as error:
-        rows = [f"{'.'.join(map(str, row['loc']))}={row.get('input')!r}: {row['msg']}" for row in error.errors()]
-        raise RefusedError("settings: " + "; ".join(rows)) from error
-    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise RefusedError("settings: " + "; ".join(map(_described, error.errors()))) from error
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RefusedError(f"settings file {path} cannot be read: {error}") from error
+
+
+def _file() -> Path:
+    return Path(os.environ.get(FILE_VARIABLE) or DEFAULT_FILE)
+
+
+def _described(error: ErrorDetails) -> str:
+    """Return setting, value and rule, but never the value of a secret, nor of what may be a secret's name misspelt."""
+    name = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return f"{name}: there is no such setting; `tortie-agent --help` lists them"
+    value = "(secret)" if name == "consul_token" else repr(error["input"])
+    return f"{name}={value}: {error['msg']}"

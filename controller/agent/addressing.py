@@ -28,11 +28,14 @@ async def find_node(settings: Settings) -> tuple[Node, tuple[str, ...]]:
     An address that was asked for and is not there yet, as early in a host's start, is waited for; raises `RefusedError`
     that says what there is when it does not come.
     """
-    for _ in range(_TRIES - 1):
+    for left in range(_TRIES - 1, 0, -1):
         try:
             return await asyncio.to_thread(_node, settings)
         except RefusedError as error:
-            log.warning("node address is not there yet", extra={"reason": str(error)})
+            log.warning(
+                "node address is not there yet and is looked for again",
+                extra={"reason": str(error), "seconds_left": round(left * _PAUSE_SECONDS)},
+            )
         await asyncio.sleep(_PAUSE_SECONDS)
     return await asyncio.to_thread(_node, settings)
 

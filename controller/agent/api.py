@@ -6,16 +6,21 @@ GET /v1/health    200 when the agent is ready, 503 with the reasons when it is n
 
 from __future__ import annotations
 
-import os
-import socket
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from controller.private_socket import bind, retire
+
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
     from pathlib import Path
+
+
+#: How long an answer under way may take when the agent stops, in seconds.
+_STOP_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,22 +106,25 @@ class ApiServer:
     def __init__(self, path: Path, status: Callable[[], Status]) -> None:
         self._path = path
         self._status = status
+        self._listener: socket.socket | None = None
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
-        """Listen; raises OSError naming the path when the socket cannot be made."""
+        """Listen; raises `RefusedError` naming the path when the socket cannot be made or another agent has it."""
+        self._listener = bind(self._path)
         application = web.Application()
         application.router.add_get("/v1/status", self._get_status)
         application.router.add_get("/v1/health", self._get_health)
-        self._runner = web.AppRunner(application)
+        self._runner = web.AppRunner(application, shutdown_timeout=_STOP_SECONDS)
         await self._runner.setup()
-        await web.SockSite(self._runner, private_socket(self._path)).start()
+        await web.SockSite(self._runner, self._listener).start()
 
     async def stop(self) -> None:
-        """Close every connection and remove the socket."""
+        """Remove the socket and close every connection; one that never listened has nothing to stop."""
+        if self._listener is not None:
+            retire(self._listener, self._path)
         if self._runner is not None:
             await self._runner.cleanup()
-            self._path.unlink(missing_ok=True)
 
     async def _get_status(self, _request: web.Request) -> web.Response:
         return web.json_response(asdict(self._status()))
@@ -125,19 +133,3 @@ class ApiServer:
         status = self._status()
         body: dict[str, Any] = {"ready": status.ready, "problems": status.problems}
         return web.json_response(body, status=200 if status.ready else 503)
-
-
-def private_socket(path: Path) -> socket.socket:
-    """Return a bound unix stream socket with mode 0600, in place of whatever socket of a former life stood there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    previous = os.umask(0o177)  # the mode must hold from the first instant
-    try:
-        server.bind(str(path))
-    except OSError:
-        server.close()
-        raise
-    finally:
-        os.umask(previous)
-    return server

@@ -23,7 +23,7 @@ from controller.agent.routing import Routing
 from controller.agent.status import Observed, obstacle, status_of
 from controller.assignment.assigner import Assigner
 from controller.cni.backend import WorkloadBackend
-from controller.cni.server import bind, serve
+from controller.cni.server import serve
 from controller.datamodel import keys
 from controller.errors import ConflictError, TortieError
 from controller.kernel.addresses import interface_addresses, uplink_mtu
@@ -32,12 +32,15 @@ from controller.kernel.monitor import KernelChange, KernelMonitor
 from controller.kernel.routes import KernelFib
 from controller.kernel.sysctls import enable_forwarding
 from controller.ports import Interrupted
+from controller.private_socket import listening
 from controller.reconcile.links import WorkloadLinks
 from controller.reconcile.programmer import RouteProgrammer
 from controller.speaker.client import SidecarSpeaker
 from controller.store.opening import StoreSettings, open_store
 
 if TYPE_CHECKING:
+    import socket
+
     from controller.agent.api import Status
     from controller.datamodel.records import Node
     from controller.ports import Store
@@ -89,30 +92,36 @@ class Agent:
 
         Waits for an address that is not there yet; raises `RefusedError` for a setting that cannot be met.
         """
-        store = open_store(StoreSettings.of(settings))
+        store_settings = StoreSettings.of(settings)
         node, uplinks = await find_node(settings)
         await asyncio.to_thread(enable_forwarding)
-        return cls(settings, node, uplinks, store)
+        return cls(settings, node, uplinks, open_store(store_settings))
 
     async def run(self) -> None:
-        """Serve until cancelled; then close every connection and leave routes, links and sessions as they are."""
-        listener = bind(self._settings.cni_socket)
+        """Serve until cancelled; then close every connection and leave routes, links and sessions as they are.
+
+        Raises `RefusedError` when another agent serves one of the sockets; what ends any part ends all of them.
+        """
         try:
-            await self._api.start()
-            await self._read_kernel()
-            self._monitor.start(asyncio.get_running_loop())
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._keep_registered(), name="registration")
-                tasks.create_task(self._assign(), name="assignment")
-                tasks.create_task(self._watch_cluster(), name="cluster")
-                tasks.create_task(self._keep_looking(), name="kernel")
-                tasks.create_task(self._listen(), name="speaker")
-                tasks.create_task(self._routing.run(), name="routing")
-                tasks.create_task(self._programmer.run(), name="programmer")
-                tasks.create_task(serve(listener, self._settings.cni_socket, self._backend()), name="cni")
-                tasks.create_task(self._announce_readiness(), name="readiness")
+            with listening(self._settings.cni_socket) as listener:
+                await self._api.start()
+                await self._read_kernel()
+                self._monitor.start(asyncio.get_running_loop())
+                await self._run_parts(listener)
         finally:
             await self._close()
+
+    async def _run_parts(self, listener: socket.socket) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep_registered(), name="registration")
+            tasks.create_task(self._assign(), name="assignment")
+            tasks.create_task(self._watch_cluster(), name="cluster")
+            tasks.create_task(self._keep_looking(), name="kernel")
+            tasks.create_task(self._listen(), name="speaker")
+            tasks.create_task(self._routing.run(), name="routing")
+            tasks.create_task(self._programmer.run(), name="programmer")
+            tasks.create_task(serve(listener, self._settings.cni_socket, self._backend()), name="cni")
+            tasks.create_task(self._announce_readiness(), name="readiness")
 
     def status(self) -> Status:
         """Return what `tortiectl node status` shows."""
@@ -134,6 +143,7 @@ class Agent:
             route_failures=self._programmer.failures,
             holders=self._assigner.holders(),
             pool_count=len(cluster.pools),
+            malformed=cluster.malformed,
         )
 
     def _backend(self) -> WorkloadBackend:
@@ -148,10 +158,10 @@ class Agent:
     async def _keep_registered(self) -> None:
         """Write the node's record, and write it again when somebody took it away."""
         while True:
+            self._register.clear()  # before reading: a deletion during the reading must wake us again
             try:
                 if await register(self._store, self._node):
                     log.info("node registered", extra={"node": self._node.name, "addresses": self._node.addresses})
-                self._register.clear()
                 await self._register.wait()
             except ConflictError:
                 continue

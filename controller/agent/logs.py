@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -16,7 +17,7 @@ class FieldFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the standard library's name
         """Return the line with the record's own fields behind the message."""
         own = ((name, value) for name, value in vars(record).items() if name not in _STANDARD)
-        fields = "".join(f" {name}={_quoted(str(value))}" for name, value in own)
+        fields = "".join(f" {name}={_quoted(_text(value))}" for name, value in own)
         return super().formatMessage(record) + fields
 
 
@@ -29,6 +30,12 @@ def configure(level: str) -> None:
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
 
 
+def _text(value: object) -> str:
+    """Return a value as people write it; the members of a sequence are separated by commas."""
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
 def _quoted(value: str) -> str:
-    plain = value and not any(character.isspace() or character in '"=' for character in value)
-    return value if plain else '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+    """Return a value that cannot be taken for another field or another line."""
+    plain = value and value.isprintable() and not any(character in ' "=' for character in value)
+    return value if plain else json.dumps(value, ensure_ascii=not value.isprintable())

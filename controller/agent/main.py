@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import sys
@@ -54,15 +55,27 @@ main.epilog = (
 
 
 async def _run(settings: Settings) -> None:
-    """Run the agent until SIGTERM or SIGINT, then stop it; routes and sessions stay as they are."""
+    """Run the agent until SIGTERM or SIGINT, then stop it; routes and sessions stay as they are.
+
+    What ends the agent otherwise is raised, so that the process ends with it and its supervisor starts it anew.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    agent = await Agent.create(settings)
-    async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(agent.run())
-        await stop.wait()
+    running = asyncio.create_task(_serve(settings), name="agent")
+    stopping = asyncio.create_task(stop.wait(), name="signals")
+    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if stop.is_set():
         log.info("stopping; routes, sessions and containers stay as they are")
         notify("STOPPING=1")
         running.cancel()
+    stopping.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+async def _serve(settings: Settings) -> None:
+    """Run the agent until cancelled, also while it still waits for its address."""
+    agent = await Agent.create(settings)
+    await agent.run()

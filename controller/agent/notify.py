@@ -1,9 +1,12 @@
-"""Telling systemd how the agent is (sd_notify(3)); without systemd nothing is told to nobody."""
+"""Telling systemd how the agent is (sd_notify(3)); without systemd nobody is told anything."""
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+
+log = logging.getLogger(__name__)
 
 
 def notify(state: str) -> None:
@@ -16,9 +19,9 @@ def notify(state: str) -> None:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
-        manager.settimeout(1)
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
+            manager.settimeout(1)
             manager.sendto(state.encode(), address)
-        except OSError:
-            return
+    except OSError as error:
+        log.warning("service manager was not told", extra={"state": state, "reason": str(error)})

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 class Observed:
     """What the parts of the agent know at one moment.
 
+    `malformed` maps the key of each record that does not decode to the reason, which names the key.
     `store_reason` and `speaker_reason` are None while connected. `programmed` is None before the first decision.
     """
 
@@ -47,6 +48,7 @@ class Observed:
     route_failures: Mapping[IPNetwork, RouteFailure]
     holders: Mapping[IPAddress, Holder]
     pool_count: int
+    malformed: Mapping[str, str]
 
 
 def status_of(observed: Observed) -> Status:
@@ -81,6 +83,7 @@ def _problems(observed: Observed) -> tuple[str, ...]:
     problems = [] if first is None else [first]
     if observed.speaker_reason is not None:
         problems.append(f"the BGP sidecar is not connected: {observed.speaker_reason}; learned routes stay as they are")
+    problems += [f"{reason}; it counts as absent until it is written anew" for reason in observed.malformed.values()]
     problems += [f"route {prefix}: {failure.reason}" for prefix, failure in observed.route_failures.items()]
     if observed.decision is not None:
         problems += [

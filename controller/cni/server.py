@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,16 +15,16 @@ from controller.cni.answering import Answer, answer
 from controller.cni.failures import CniFailure, ErrorCode
 from controller.cni.protocol import ProtocolError, encode_reply
 from controller.cni.receiving import Descriptors, ReceivedRequest, receive_request
-from controller.errors import RefusedError
+from controller.private_socket import retire
 
 if TYPE_CHECKING:
+    import socket
     from pathlib import Path
 
     from controller.cni.answering import Backend
 
 log = logging.getLogger(__name__)
 
-_BACKLOG = 128
 #: Connections served at once; more wait in the backlog.
 _MAX_CONNECTIONS = 256
 _ACCEPT_PAUSE_SECONDS = 0.1
@@ -42,60 +40,14 @@ class Deadlines:
     stop_seconds: float = 10
 
 
-def bind(path: Path) -> socket.socket:
-    """Return a listening socket that only root may connect to; callers queue until it is served.
-
-    A socket left by a dead agent is replaced. Raises `RefusedError` when another agent listens there, or the path
-    cannot be a socket.
-    """
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _clear(path)
-        listener.bind(str(path))
-        path.chmod(0o600)  # nobody can connect before listen(2)
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise RefusedError(f"CNI socket {path}: {error}; choose another run_dir or correct the directory") from error
-    except RefusedError:
-        listener.close()
-        raise
-    return listener
-
-
-def _clear(path: Path) -> None:
-    """Remove the socket of an agent that is gone."""
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise RefusedError(f"CNI socket {path} exists and is no socket; remove it or choose another run_dir")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-        except BlockingIOError:  # its backlog is full: somebody listens
-            pass
-    raise RefusedError(f"CNI socket {path} is served by another agent; stop it or choose another run_dir")
-
-
 async def serve(listener: socket.socket, path: Path, backend: Backend, deadlines: Deadlines | None = None) -> None:
     """Answer callers until cancelled; then let work under way end (within the deadline) and remove the socket."""
     server = _Server(backend, deadlines or Deadlines())
     try:
         await server.accept(listener)
     finally:
-        _retire(listener, path)
+        retire(listener, path)
         await server.drain()
-
-
-def _retire(listener: socket.socket, path: Path) -> None:
-    path.unlink(missing_ok=True)  # before close: while we listen nobody replaces it
-    listener.close()
 
 
 class _Server:

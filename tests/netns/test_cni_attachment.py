@@ -14,13 +14,14 @@ import pytest
 
 from controller.assignment.assigner import Assigner
 from controller.cni.backend import WorkloadBackend
-from controller.cni.server import bind, serve
+from controller.cni.server import serve
 from controller.datamodel import keys
 from controller.datamodel.records import encode_pool
 from controller.kernel.links import KernelLinks
 from controller.kernel.routes import KernelFib
 from controller.kernel.sysctls import enable_forwarding
 from controller.ports import ABSENT, Put
+from controller.private_socket import bind
 from controller.reconcile.links import WorkloadLinks
 from controller.reconcile.programmer import RouteProgrammer
 from controller.store.memory import MemoryStore

@@ -19,8 +19,9 @@ import pytest
 
 from controller.cni import protocol
 from controller.cni.result import CniResult
-from controller.cni.server import Deadlines, bind, serve
+from controller.cni.server import Deadlines, serve
 from controller.errors import RefusedError, StoreUnavailable, TransientError
+from controller.private_socket import bind
 from ipam.errors import PoolExhausted
 
 if TYPE_CHECKING:
@@ -396,35 +397,8 @@ async def test_work_without_end_is_abandoned_when_the_server_stops(path: Path, b
     caller.socket.close()
 
 
-def test_only_root_may_connect(path: Path) -> None:
-    """The socket's mode is 0600 from the first moment anybody could connect."""
-    with bind(path):
-        assert path.stat().st_mode & 0o777 == 0o600
-
-
 async def test_a_dead_agents_socket_is_replaced(path: Path, backend: FakeBackend) -> None:
     """A crash leaves it behind."""
     bind(path).close()
     async with served(path, backend):
         assert (await (await call(path, environment("DEL"))).answer())[0] == 0
-
-
-def test_a_living_agents_socket_is_left_alone(path: Path) -> None:
-    """Two agents on one path would take each other's callers."""
-    with bind(path), pytest.raises(RefusedError, match="another agent"):
-        bind(path)
-    assert path.exists()
-
-
-def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
-    """A file of somebody's is not deleted."""
-    (tmp_path / "file").write_text("precious")
-    with pytest.raises(RefusedError, match="no socket"):
-        bind(tmp_path / "file")
-    assert (tmp_path / "file").read_text() == "precious"
-
-
-def test_a_path_that_is_too_long_is_refused(tmp_path: Path) -> None:
-    """The message names the path and the way out."""
-    with pytest.raises(RefusedError, match="run_dir"):
-        bind(tmp_path / ("x" * 120))
