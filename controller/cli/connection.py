@@ -27,7 +27,7 @@ class Connection:
     def settings(self) -> Settings:
         """Return the settings in force; raises `RefusedError`."""
         # Validation costs a quarter of a second of imports, which `--help` need not pay.
-        from controller.settings import load  # noqa: PLC0415
+        from controller.settings import load  # noqa: PLC0415  as above
 
         return load(self.flags)
 
