@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def path() -> Iterator[Path]:
-    """A path short enough for a socket, in a directory that is not there yet."""
+    """Return a path short enough for a socket, in a directory that is not there yet."""
     with tempfile.TemporaryDirectory(prefix="socket-") as directory:
         yield Path(directory) / "run" / "agent.sock"
 
@@ -55,7 +55,7 @@ def test_what_is_no_socket_is_left_alone(path: Path) -> None:
 
 def test_a_path_that_is_too_long_is_refused(path: Path) -> None:
     """The message names the path and the way out."""
-    with pytest.raises(RefusedError, match="x{120}.*run_dir"):
+    with pytest.raises(RefusedError, match=r"x{120}.*run_dir"):
         bind(path.with_name("x" * 120))
 
 
