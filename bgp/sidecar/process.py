@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from bgp import exabgp_commands, exabgp_events, wire
+from bgp.exabgp_config import fingerprint
 from bgp.exabgp_events import PeerConnected, PeerDown, PeerUp
 from bgp.messages import Desired, Heartbeat, Sessions
 from bgp.sidecar.channel import ChannelStuck, close_channel, open_channel
@@ -29,10 +30,11 @@ from bgp.sidecar.files import (
 from bgp.sidecar.state import Change, Ending, Flush, Reload, SidecarState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
     from typing import BinaryIO
 
+    from bgp.address import IPAddress
     from bgp.messages import Message
     from bgp.route import Announcement
     from bgp.sidecar.channel import Channel
@@ -45,9 +47,11 @@ _FLUSH_SECONDS = 0.05
 #: How soon a reload that had no effect is tried again, and one that ExaBGP would refuse.
 _RELOAD_SECONDS = 1.0
 _REFUSED_SECONDS = 30.0
-#: How often, and how far apart, a reload's effect is looked for.
-_LOOKS = 10
-_LOOK_SECONDS = 0.05
+#: How often a reload is sent in a row, and how often, and how far apart, each one's effect is looked for: ExaBGP drops
+#: one that meets a session just opening.
+_RELOADS = 10
+_LOOKS = 3
+_LOOK_SECONDS = 0.03
 #: How long the loop rests after an error nobody foresaw.
 _ERROR_SECONDS = 5.0
 
@@ -178,18 +182,26 @@ class Sidecar:
             log.error("configuration refused", extra={"reason": str(error)})  # noqa: TRY400 - the reason says it all
             self._defer(Reload, _REFUSED_SECONDS)
             return
-        await channel.command(exabgp_commands.RELOAD)
+        expected = {peer.address: fingerprint(peer) for peer in step.peers}
+        for _ in range(_RELOADS):
+            await channel.command(exabgp_commands.RELOAD)
+            if await self._took_effect(channel, expected):
+                log.info("neighbours loaded", extra={"peers": len(step.peers)})
+                self._tell_sessions()
+                return
+        log.warning("reload had no effect; trying again")
+        self._defer(Reload, _RELOAD_SECONDS)
+
+    async def _took_effect(self, channel: Channel, expected: Mapping[IPAddress, str]) -> bool:
+        """Say whether these neighbours are loaded, by fingerprint; what is desired may have changed meanwhile."""
         for _ in range(_LOOKS):
             answer = await channel.command(exabgp_commands.SHOW_CONFIGURATION)
             for event in self._state.reloaded(exabgp_events.parse_loaded(answer.lines)):
                 self._clients.broadcast(event)
-            if self._state.is_loaded():
-                log.info("neighbours loaded", extra={"peers": len(step.peers)})
-                self._tell_sessions()
-                return
+            if dict(self._state.loaded) == expected:
+                return True
             await asyncio.sleep(_LOOK_SECONDS)
-        log.warning("reload had no effect; trying again")
-        self._defer(Reload, _RELOAD_SECONDS)
+        return False
 
     def _defer(self, step: Step | type[Reload], seconds: float) -> None:
         self._deferred[step] = asyncio.get_running_loop().call_later(seconds, self._resume, step)

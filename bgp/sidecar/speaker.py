@@ -1,4 +1,4 @@
-"""ExaBGP in this process, with its settings and three repairs.
+"""ExaBGP in this process, with its settings and a few repairs.
 
 ExaBGP 5.0.15 is measured; the repairs name what they repair, so that they can go when a later release needs them no
 more. They replace attributes of ExaBGP's classes, which is the only way in: it has no setting for any of them.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ _CHANGES_A_ROUND: Final = 2000
 _REACTOR_SPEED: Final = "2.0"
 #: Routes of one peer are shown in one go, so that no event comes between them.
 _ROUTES_AT_ONCE: Final = "10000000"
+#: The pause before a session is tried again doubles from the first to the longest, in seconds.
+_FIRST_PAUSE_SECONDS: Final = 0.25
+_LONGEST_PAUSE_SECONDS: Final = 2.0
 
 
 def run(configuration: Path, *, listen: Iterable[str], port: int, user: str) -> None:
@@ -59,6 +63,7 @@ def _start() -> None:
     ASYNC.LIMIT = _CHANGES_A_ROUND
     _forget_routes_of_ended_sessions()
     _survive_a_dead_api_process()
+    _try_again_soon()
     sys.exit(main())
 
 
@@ -90,3 +95,18 @@ def _survive_a_dead_api_process() -> None:
             return False
 
     Processes.write = write_or_drop
+
+
+def _try_again_soon() -> None:
+    """Keep the pauses between tries to connect short.
+
+    ExaBGP waits 1, 2, 3 and up to 60 seconds, so a host that was down for an hour would be reached up to a minute after
+    it is back (RFC 4271, section 8.2.1.3, leaves the time to the implementation).
+    """
+    from exabgp.reactor.delay import Delay  # noqa: PLC0415 - as above
+
+    def increase(self: Any) -> None:  # noqa: ANN401 - ExaBGP's
+        self._time = time.time() + self._next
+        self._next = min(max(2 * self._next, _FIRST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
+
+    Delay.increase = increase

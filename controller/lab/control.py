@@ -23,17 +23,21 @@ class SupervisorUnavailable(TransientError):
     """The lab's supervisor does not answer."""
 
 
-def start_supervisor(layout: Layout) -> None:
-    """Start the lab's supervisor in a session of its own, detached from this process and its files."""
+def start_supervisor(layout: Layout, lock: int) -> None:
+    """Start the lab's supervisor in a session of its own, detached from this process and its files.
+
+    It holds the lab's lock until it runs in its namespace: before that the lab's removal could not find it.
+    """
     command = ("setsid", "--fork", *enter(layout.namespace(FABRIC)), sys.executable, "-m", "controller.lab.supervisor")
     with layout.log("supervisor").open("ab") as output:
         subprocess.run(
-            (*command, layout.name),
+            (*command, layout.name, str(lock)),
             env=environment(layout, None),
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
+            pass_fds=(lock,),
             check=True,
         )
 

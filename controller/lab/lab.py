@@ -218,7 +218,7 @@ class Lab:
         network.make_fabric()
         self._make_hosts(network, layout, layout.hosts)
         self._tell(f"{len(layout.hosts)} hosts and {len(layout.workloads)} workloads have their namespaces")
-        start_supervisor(layout)
+        start_supervisor(layout, lock)
         readiness.apply_pools(layout)
         self._tell(f"the {layout.store} store holds the pools")
         layout = replace(self._connect(layout, layout.hosts), complete=True)

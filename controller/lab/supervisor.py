@@ -1,4 +1,4 @@
-"""The process that keeps a lab's services running: `python -m controller.lab.supervisor NAME`.
+"""The process that keeps a lab's services running: `python -m controller.lab.supervisor NAME LOCK`.
 
 It runs the services that the manifest implies, restarts what ends, and obeys requests on its control socket: one line
 of JSON each way for each connection, for example {"do": "stop", "service": "h1/agent"}. It runs in the fabric's
@@ -191,7 +191,8 @@ def _kill_group(leader: int) -> None:
 
 
 def main() -> None:
-    """Run the supervisor of the lab named on the command line."""
+    """Run the supervisor of the lab named on the command line, which gives up the lock whose descriptor comes next."""
+    os.close(int(sys.argv[2]))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     asyncio.run(Supervisor(sys.argv[1]).run())
 
