@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from controller.private_socket import bind, retire
+from controller.private_socket import bind
 
 if TYPE_CHECKING:
     import socket
@@ -121,10 +121,11 @@ class ApiServer:
 
     async def stop(self) -> None:
         """Remove the socket and close every connection; one that never listened has nothing to stop."""
-        if self._listener is not None:
-            retire(self._listener, self._path)
-        if self._runner is not None:
-            await self._runner.cleanup()
+        if self._listener is None or self._runner is None:
+            return
+        self._path.unlink(missing_ok=True)  # before cleanup closes it: while we listen nobody replaces it
+        await self._runner.cleanup()
+        self._listener = None
 
     async def _get_status(self, _request: web.Request) -> web.Response:
         return web.json_response(asdict(self._status()))

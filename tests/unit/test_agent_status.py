@@ -1,0 +1,142 @@
+"""What the agent tells about itself, and in what order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from ipaddress import IPv4Address, ip_address, ip_network
+
+import pytest
+
+from bgp.events import SessionState, SessionStatus
+from bgp.peer import Peer
+from bgp.policy import Rejection
+from controller.agent.api import PeerStatus, RouteProblem, WorkloadStatus
+from controller.agent.decision import Decision
+from controller.agent.status import Observed, obstacle, status_of
+from controller.datamodel.records import Node
+from controller.ports import KernelRoute, RouteFailure, RouteKind
+from controller.reconcile.desired import Unresolved
+from controller.reconcile.difference import DesiredRoutes, Sweep
+from ipam.block import Holder
+
+NODE = Node("n1", 64512, IPv4Address("192.0.2.1"), None)
+BLOCK = ip_network("10.0.0.0/26")
+DECISION = Decision(
+    DesiredRoutes({BLOCK: KernelRoute(BLOCK, RouteKind.BLACKHOLE)}, Sweep.EVERYTHING),
+    announcements=(),
+    learned_count=4,
+    rejected=Counter({Rejection.OUTSIDE_POOLS: 2}),
+    unresolved=(),
+)
+
+
+def peer(address: str) -> Peer:
+    """Return a configured peer."""
+    return Peer(ip_address(address), IPv4Address("192.0.2.1"), 64512, 64512, "192.0.2.1")
+
+
+@pytest.fixture
+def well() -> Observed:
+    """Return what a node observes with which all is well."""
+    return Observed(
+        node=NODE,
+        version="1.2.3",
+        node_names={ip_address("192.0.2.2"): "n2"},
+        store_kind="consul",
+        store_reason=None,
+        speaker_reason=None,
+        peers=(peer("192.0.2.2"), peer("192.0.2.3")),
+        sessions={
+            ip_address("192.0.2.2"): SessionStatus(ip_address("192.0.2.2"), SessionState.ESTABLISHED, 1000.5, "hello")
+        },
+        decision=DECISION,
+        routes_in_sync=True,
+        route_failures={},
+        holders={},
+        pool_count=1,
+        malformed={},
+    )
+
+
+def test_all_is_well(well: Observed) -> None:
+    """Ready, and nothing to complain about."""
+    status = status_of(well)
+    assert (status.ready, status.problems) == (True, ())
+    assert (status.node, status.version, status.addresses) == ("n1", "1.2.3", ("192.0.2.1",))
+    assert (status.store.kind, status.store.connected, status.store.reason) == ("consul", True, "")
+    assert (status.routes.in_sync, status.routes.count, status.routes.failures) == (True, 1, ())
+
+
+def test_the_first_obstacle_is_the_deepest(well: Observed) -> None:
+    """The store, then its snapshot, then pools: each would explain those after it."""
+    no_pool = replace(well, pool_count=0)
+    no_snapshot = replace(no_pool, decision=None)
+    no_store = replace(no_snapshot, store_reason="connection refused")
+    assert obstacle(well) is None
+    assert obstacle(no_pool) == "there is no pool; create one with tortiectl apply"
+    assert obstacle(no_snapshot) == "the store's snapshot is not known yet"
+    assert obstacle(no_store) == "the consul store is not reachable: connection refused"
+    for observed in (no_pool, no_snapshot, no_store):
+        assert not status_of(observed).ready
+        assert status_of(observed).problems == (obstacle(observed),)
+
+
+def test_what_does_not_stop_a_workload_is_a_problem_all_the_same(well: Observed) -> None:
+    """The sidecar, malformed records, refused routes and unknown next hops are told in this order; ready stays true."""
+    prefix, gateway = ip_network("10.0.1.0/26"), ip_address("198.51.100.9")
+    observed = replace(
+        well,
+        speaker_reason="bgp.sock: no such file",
+        malformed={"pools/web": "record pools/web in the store cannot be read: no JSON"},
+        route_failures={prefix: RouteFailure(prefix, 101, "network is unreachable")},
+        decision=replace(DECISION, unresolved=(Unresolved(prefix, gateway),)),
+    )
+    status = status_of(observed)
+    assert status.ready
+    assert status.problems == (
+        "the BGP sidecar is not connected: bgp.sock: no such file; learned routes stay as they are",
+        "record pools/web in the store cannot be read: no JSON; it counts as absent until it is written anew",
+        "route 10.0.1.0/26: network is unreachable",
+        "10.0.1.0/26 has next hop 198.51.100.9, which lies in no subnet of this host's interfaces",
+    )
+    assert status.routes.failures == (RouteProblem("10.0.1.0/26", "network is unreachable"),)
+
+
+def test_peers_are_joined_with_their_sessions_and_names(well: Observed) -> None:
+    """A configured peer of which nothing is observed is unknown, and one that is no node has no name."""
+    assert status_of(well).bgp.peers == (
+        PeerStatus("192.0.2.2", "n2", "node-to-node mesh", "established", 1000.5, "hello"),
+        PeerStatus("192.0.2.3", "", "node-to-node mesh", "unknown", 0.0, ""),
+    )
+
+
+def test_sessions_are_unknown_without_the_sidecar(well: Observed) -> None:
+    """What it said last is not true for ever."""
+    bgp = status_of(replace(well, speaker_reason="gone")).bgp
+    assert not bgp.connected
+    assert {(each.state, each.info) for each in bgp.peers} == {("unknown", "the BGP sidecar is not connected")}
+
+
+def test_what_was_learned_and_refused_is_counted(well: Observed) -> None:
+    """By the label of each reason; nothing before the first decision."""
+    bgp = status_of(well).bgp
+    assert (bgp.learned_count, bgp.rejected_counts) == (4, {"outside_pools": 2})
+    early = status_of(replace(well, decision=None))
+    assert (early.bgp.learned_count, early.bgp.rejected_counts, early.routes.count) == (0, {}, 0)
+
+
+def test_workloads_are_sorted_with_all_their_addresses(well: Observed) -> None:
+    """By handle; addresses in the order of numbers, IPv4 first."""
+    one = Holder("cni/net/a/eth0", "n1", "web-1", "shop", "tor1", 0.0)
+    two = Holder("cni/net/b/eth0", "n1", "web-2", "", "tor2", 0.0)
+    holders = {
+        ip_address("10.0.0.9"): two,
+        ip_address("fd00::1"): one,
+        ip_address("10.0.0.10"): one,
+        ip_address("10.0.0.2"): one,
+    }
+    assert status_of(replace(well, holders=holders)).workloads == (
+        WorkloadStatus("cni/net/a/eth0", "web-1", "shop", "tor1", ("10.0.0.2", "10.0.0.10", "fd00::1")),
+        WorkloadStatus("cni/net/b/eth0", "web-2", "", "tor2", ("10.0.0.9",)),
+    )
