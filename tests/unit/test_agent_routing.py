@@ -1,0 +1,284 @@
+"""The one place that decides: when it does, and what it hands on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from ipaddress import IPv4Address, ip_address, ip_network
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from bgp.events import EndOfRib, SessionUp, SpeakerLost, SpeakerSnapshot
+from bgp.route import LearnedRoute
+from controller.agent.cluster import Cluster
+from controller.agent.decision import Timing
+from controller.agent.routing import Routing
+from controller.datamodel.records import Node
+from controller.ports import InterfaceAddress, Version
+from controller.reconcile.desired import workload_route
+from controller.reconcile.difference import DesiredRoutes, Sweep
+from ipam.block import Block, Holder
+from ipam.pool import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Collection
+
+    from bgp.peer import Peer
+    from bgp.route import Announcement
+    from controller.assignment.assigner import Assigner
+    from controller.ports import KernelRoute, Speaker
+    from controller.reconcile.links import WorkloadLinks
+    from controller.reconcile.programmer import RouteProgrammer
+    from ipam.address import IPAddress, IPNetwork
+
+HERE = Node("here", 64512, IPv4Address("192.0.2.1"), None)
+THERE = Node("there", 64512, IPv4Address("192.0.2.2"), None)
+CLUSTER = Cluster(
+    {"web": (Pool("web", ip_network("10.0.0.0/16"), 26), Version(1))}, {node.name: node for node in (HERE, THERE)}
+)
+UPLINK = (InterfaceAddress("eth0", 2, ip_address("192.0.2.1"), ip_network("192.0.2.0/24"), scope_global=True),)
+OWN_BLOCK = ip_network("10.0.0.0/26")
+THEIR_BLOCK = ip_network("10.0.1.0/26")
+LEARNED = SpeakerSnapshot(
+    established=frozenset(THERE.addresses),
+    ended=frozenset((address, version) for address in THERE.addresses for version in (4, 6)),
+    routes=(LearnedRoute(THEIR_BLOCK, ip_address("192.0.2.2"), ip_address("192.0.2.2")),),
+)
+LIMIT_SECONDS = 30
+
+
+class Host:
+    """Assigner, links, programmer and speaker of a node, as far as routing sees them, and what was handed to them."""
+
+    def __init__(self) -> None:
+        self.held: dict[IPAddress, Holder] = {}
+        self.index_of: dict[str, int] = {}
+        self.desired: list[DesiredRoutes] = []
+        self.told: list[tuple[frozenset[IPAddress], frozenset[IPNetwork]]] = []
+        self.wired: set[IPNetwork] = set()
+        self.lost: set[IPNetwork] = set()
+
+    def holders(self) -> dict[IPAddress, Holder]:
+        """Return who holds which address."""
+        return dict(self.held)
+
+    def own_blocks(self) -> tuple[Block, ...]:
+        """Return the one block."""
+        return (Block.claimed(OWN_BLOCK, node="here", at=0.0),)
+
+    def wire(self, number: int) -> KernelRoute:
+        """Do what an ADD does up to the moment its route is in the kernel; from then on the route must stay."""
+        address, link = ip_address(f"10.0.0.{number}"), f"tor{number}"
+        self.held[address] = Holder(f"handle{number}", "here", "web", "", link, 0.0)
+        self.index_of[link] = number
+        route = workload_route(address, number)
+        self.wired.add(route.prefix)
+        return route
+
+
+class FakeProgrammer:
+    """Takes desired routes, and notes every wired one that they would remove."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def set(self, desired: DesiredRoutes) -> None:
+        """Take the whole desired state."""
+        self._host.desired.append(desired)
+        self._host.lost |= self._host.wired - desired.routes.keys()
+
+
+class FakeSpeaker:
+    """Takes peers and announcements, and lets others run meanwhile."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    async def set(self, peers: Collection[Peer], announcements: Collection[Announcement]) -> None:
+        """Take the whole desired state."""
+        self._host.told.append(
+            (frozenset(peer.address for peer in peers), frozenset(each.prefix for each in announcements))
+        )
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def host() -> Host:
+    """Return a host without workloads."""
+    return Host()
+
+
+@pytest.fixture
+def make(host: Host) -> Callable[[int], Routing]:
+    """Return a function that makes routing whose peers may be away for so many seconds."""
+
+    def made(restart_seconds: int) -> Routing:
+        return Routing(
+            node=HERE,
+            timing=Timing(hold_seconds=90, restart_seconds=restart_seconds),
+            assigner=cast("Assigner", host),
+            links=cast("WorkloadLinks", host),
+            programmer=cast("RouteProgrammer", FakeProgrammer(host)),
+            speaker=cast("Speaker", FakeSpeaker(host)),
+        )
+
+    return made
+
+
+@pytest.fixture
+def routing(make: Callable[[int], Routing]) -> Routing:
+    """Return routing that knows nothing yet."""
+    return make(120)
+
+
+@contextlib.asynccontextmanager
+async def running(routing: Routing) -> AsyncIterator[None]:
+    """Run the loop meanwhile."""
+    task = asyncio.create_task(routing.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Return when the condition holds."""
+    async with asyncio.timeout(LIMIT_SECONDS):
+        while not condition():  # noqa: ASYNC110  what it waits for has no event
+            await asyncio.sleep(0.001)
+
+
+async def test_nothing_is_handed_on_before_the_cluster_is_known(routing: Routing, host: Host) -> None:
+    """Neither kernel nor speaker is asked for anything, whatever else is known already."""
+    host.wire(5)
+    routing.learn_interfaces(UPLINK)
+    routing.learn_event(LEARNED)
+    routing.mark()
+    await routing.iterate()
+    assert (host.desired, host.told, routing.decision) == ([], [], None)
+
+
+async def test_the_loop_hands_nothing_on_before_either(routing: Routing, host: Host) -> None:
+    """It goes on waiting, and decides as soon as the cluster is known."""
+    async with running(routing):
+        for _ in range(20):
+            routing.mark()
+            await asyncio.sleep(0)
+        assert (host.desired, host.told) == ([], [])
+        routing.learn_cluster(CLUSTER)
+        await until(lambda: host.told)
+    assert host.told[0] == (frozenset(THERE.addresses), frozenset({OWN_BLOCK}))
+
+
+async def test_everything_learned_ends_in_the_decision(routing: Routing, host: Host) -> None:
+    """Cluster, interfaces, speaker and links, in any order."""
+    async with running(routing):
+        routing.learn_cluster(CLUSTER)
+        routing.learn_event(LEARNED)
+        await until(lambda: host.desired)
+        routing.learn_interfaces(UPLINK)
+        await until(lambda: THEIR_BLOCK in host.desired[-1].routes)
+        workload = host.wire(5)
+        routing.mark()
+        await until(lambda: workload.prefix in host.desired[-1].routes)
+    assert host.desired[-1].routes.keys() == {OWN_BLOCK, THEIR_BLOCK, workload.prefix}
+    assert routing.decision is not None
+    assert routing.decision.routes == host.desired[-1]
+
+
+async def test_what_changes_nothing_wakes_nobody(routing: Routing, host: Host) -> None:
+    """Interfaces that are as they were are no reason to decide."""
+    routing.learn_interfaces(UPLINK)
+    routing.learn_cluster(CLUSTER)
+    async with running(routing):
+        await until(lambda: host.told)
+        routing.learn_interfaces(tuple(UPLINK))
+        for _ in range(20):
+            await asyncio.sleep(0)
+    assert len(host.desired) == 1
+
+
+async def test_routes_of_others_are_swept_once_all_peers_have_spoken(routing: Routing, host: Host) -> None:
+    """Before the peer's End-of-RIB of both families only local routes are."""
+    routing.learn_cluster(CLUSTER)
+    await routing.iterate()
+    [peer] = THERE.addresses
+    for event in (SpeakerSnapshot(frozenset(), frozenset(), ()), SessionUp(peer), EndOfRib(peer, 4)):
+        routing.learn_event(event)
+        await routing.iterate()
+    assert {desired.sweep for desired in host.desired} == {Sweep.LOCAL}
+    routing.learn_event(EndOfRib(peer, 6))
+    await routing.iterate()
+    assert host.desired[-1].sweep is Sweep.EVERYTHING
+
+
+async def test_a_lost_speaker_takes_no_route_with_it(routing: Routing, host: Host) -> None:
+    """What it said stays, and the reason is kept until it is back."""
+    routing.learn_interfaces(UPLINK)
+    routing.learn_cluster(CLUSTER)
+    routing.learn_event(LEARNED)
+    await routing.iterate()
+    routing.learn_event(SpeakerLost("killed"))
+    await routing.iterate()
+    assert routing.speaker_lost == "killed"
+    assert host.desired[-1] == host.desired[0]
+    assert THEIR_BLOCK in host.desired[-1].routes
+    routing.learn_event(LEARNED)
+    assert routing.speaker_lost is None
+
+
+async def test_the_end_of_a_stale_routes_time_wakes_the_loop(make: Callable[[int], Routing], host: Host) -> None:
+    """The speaker does not come back, nothing else happens, and the route is gone when its time is over."""
+    routing = make(1)
+    async with running(routing):
+        routing.learn_interfaces(UPLINK)
+        routing.learn_cluster(CLUSTER)
+        routing.learn_event(LEARNED)
+        await until(lambda: host.desired and THEIR_BLOCK in host.desired[-1].routes)
+        routing.learn_event(SpeakerLost("killed"))
+        await until(lambda: THEIR_BLOCK not in host.desired[-1].routes)
+    assert host.desired[-1].routes.keys() == {OWN_BLOCK}
+
+
+async def test_a_peer_that_never_speaks_is_not_waited_for_longer_than_its_time(
+    make: Callable[[int], Routing], host: Host
+) -> None:
+    """When its restart time is over its old routes are swept, without any event."""
+    routing = make(1)
+    async with running(routing):
+        routing.learn_cluster(CLUSTER)
+        await until(lambda: host.desired and host.desired[-1].sweep is Sweep.EVERYTHING)
+    assert host.desired[0].sweep is Sweep.LOCAL
+
+
+async def test_a_node_that_is_gone_takes_its_routes_with_it_at_once(routing: Routing, host: Host) -> None:
+    """It is not configured any more: what it announced counts no longer, and no session is kept."""
+    routing.learn_interfaces(UPLINK)
+    routing.learn_cluster(CLUSTER)
+    routing.learn_event(LEARNED)
+    await routing.iterate()
+    routing.learn_cluster(Cluster(CLUSTER.pools, {"here": HERE}))
+    await routing.iterate()
+    assert host.desired[-1].routes.keys() == {OWN_BLOCK}
+    assert host.told[-1][0] == frozenset()
+
+
+async def test_an_address_wired_while_deciding_is_never_dropped(routing: Routing, host: Host) -> None:
+    """Workloads come at every turn of the event loop; no decision set after one was routed leaves it out."""
+    routing.learn_cluster(CLUSTER)
+
+    async def wiring() -> None:
+        for number in range(1, 60):
+            host.wire(number)
+            await asyncio.sleep(0)
+
+    wired = asyncio.create_task(wiring())
+    while not wired.done():
+        await routing.iterate()
+        await asyncio.sleep(0)
+    assert len(host.desired) > 10
+    assert len(host.wired) == 59
+    assert host.lost == set()
