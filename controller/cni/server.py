@@ -38,6 +38,8 @@ class Deadlines:
     answer_seconds: float = 50
     send_seconds: float = 5
     stop_seconds: float = 10
+    #: For a request that is on its way when the agent stops; nothing has begun for it yet.
+    last_request_seconds: float = 1
 
 
 async def serve(listener: socket.socket, path: Path, backend: Backend, deadlines: Deadlines | None = None) -> None:
@@ -57,6 +59,8 @@ class _Server:
         self._backend = backend
         self._deadlines = deadlines
         self._tasks: set[asyncio.Task[None]] = set()
+        self._receiving: set[asyncio.Timeout] = set()
+        self._stopping = False
         self._room = asyncio.Semaphore(_MAX_CONNECTIONS)
 
     async def accept(self, listener: socket.socket) -> None:
@@ -79,7 +83,11 @@ class _Server:
             task.add_done_callback(self._ended)
 
     async def drain(self) -> None:
-        """Wait for the work under way, then cancel what has not ended."""
+        """Wait for the work under way, less long for requests on their way, then cancel what has not ended."""
+        self._stopping = True
+        soon = asyncio.get_running_loop().time() + self._deadlines.last_request_seconds
+        for deadline in (each for each in self._receiving if not each.expired()):
+            deadline.reschedule(min(soon, deadline.when() or soon))
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=self._deadlines.stop_seconds)
             for task in late:
@@ -98,17 +106,26 @@ class _Server:
         with connection, Descriptors() as descriptors:
             connection.setblocking(False)
             try:
-                async with asyncio.timeout(self._deadlines.receive_seconds):
-                    received = await receive_request(connection, descriptors)
+                received = await self._receive(connection, descriptors)
             except (EOFError, OSError) as error:
                 if isinstance(error, TimeoutError):
-                    await self._send(connection, _late_request(self._deadlines.receive_seconds))
+                    late = _stopped() if self._stopping else _late_request(self._deadlines.receive_seconds)
+                    await self._send(connection, late)
                 log.info("cni request did not arrive", extra={"reason": str(error) or "too slow"})
             except ProtocolError as error:
                 log.warning("cni request is malformed", extra={"reason": str(error)})
                 await self._send(connection, _refusal(error))
             else:
                 await self._work(connection, received)
+
+    async def _receive(self, connection: socket.socket, descriptors: Descriptors) -> ReceivedRequest:
+        seconds = self._deadlines.last_request_seconds if self._stopping else self._deadlines.receive_seconds
+        async with asyncio.timeout(seconds) as deadline:
+            self._receiving.add(deadline)
+            try:
+                return await receive_request(connection, descriptors)
+            finally:
+                self._receiving.discard(deadline)
 
     async def _work(self, connection: socket.socket, received: ReceivedRequest) -> None:
         work = asyncio.create_task(answer(received, self._backend), name="cni work")
@@ -152,7 +169,7 @@ def _late_answer(seconds: float) -> Answer:
 
 
 def _stopped() -> Answer:
-    """Answer for work that a part of the agent, stopping, has cancelled from within."""
+    """Answer for work that a part of the agent, stopping, has cancelled from within, or that did not begin."""
     log.warning("cni call is cut short, the agent stops")
     failure = CniFailure(
         ErrorCode.TRY_AGAIN_LATER, "the agent stopped before the call was done", "try again when it runs"

@@ -374,6 +374,21 @@ async def test_a_server_that_stops_finishes_what_it_began(path: Path, backend: F
         await task
 
 
+async def test_a_server_that_stops_waits_less_long_for_requests(path: Path, backend: FakeBackend) -> None:
+    """Nothing has begun for a caller that says nothing; it is told to try again, and does not hold up the end."""
+    deadlines = Deadlines(receive_seconds=LIMIT, stop_seconds=LIMIT, last_request_seconds=0.05)
+    task = asyncio.create_task(serve(bind(path), path, backend, deadlines))
+    early, late = Caller(path), Caller(path)
+    await early.send(b"T")
+    async with asyncio.timeout(LIMIT / 2):
+        assert await (await call(path, environment("DEL"))).answer() == (0, b"")  # by now all have been accepted
+        task.cancel()
+        for caller in (early, late):
+            assert await caller.failure() == (11, "the agent stopped before the call was done")
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
 async def test_work_cut_short_from_within_is_try_again_later(path: Path, backend: FakeBackend) -> None:
     """Parts of the agent that stop first cancel who waits for them; the caller hears of it all the same."""
     backend.error = asyncio.CancelledError()
