@@ -17,7 +17,7 @@ from controller.assignment.transaction import OPERATIONS_PER_BLOCK, block_operat
 from controller.datamodel import keys
 from controller.datamodel.blocks import decode_block
 from controller.datamodel.records import decode_pool, encode_pool
-from controller.errors import ConflictError, RefusedError
+from controller.errors import ConflictError, RefusedError, StoreUnavailable, TortieError
 from controller.ports import ABSENT, MAX_OPERATIONS, Check, Delete, Put
 from ipam.pool import check_overlaps
 
@@ -70,28 +70,55 @@ async def write_pools(store: Store, pools: Sequence[Pool], *, create_only: bool)
 async def delete_pool(store: Store, name: str) -> None:
     """Remove a pool and its blocks; raises `RefusedError` when it does not exist or addresses of it are in use.
 
-    The pool is disabled first, so that no node claims a block of it while its blocks go; a refusal restores it.
+    The pool is disabled while its blocks go, so that no node claims another one meanwhile: a claim rests on the pool's
+    version. When the deletion fails the pool is enabled again, unless somebody else has changed it meanwhile.
     """
-    before = await _existing(store, name)
-    _refuse_if_used(name, await _blocks_of(store, before))
-    if not before.disabled:
-        await write_pools(store, [replace(before, disabled=True)], create_only=False)
 
     async def attempt() -> None:
-        revision = await _revision(store)
         entry = (await store.get([keys.pool(name)])).get(keys.pool(name))
         if entry is None:
             return
-        blocks = await _blocks_of(store, before)
-        _refuse_if_used(name, blocks)
-        await _remove_blocks(store, blocks, entry.version, name)
-        await store.commit([Delete(keys.pool(name), entry.version), _next_revision(revision)])
+        pool = decode_pool(keys.pool(name), entry.value)
+        version = entry.version
+        if not pool.disabled:
+            version = await _replace(store, replace(pool, disabled=True), version)
+        try:
+            await _delete_disabled(store, pool, version)
+        except TortieError:
+            if not pool.disabled:
+                await _enable_again(store, pool, version)
+            raise
 
+    _refuse_if_used(name, await _blocks_of(store, await _existing(store, name)))
+    await _with_retries(attempt)
+
+
+async def _delete_disabled(store: Store, pool: Pool, version: Version) -> None:
+    """Remove the blocks, then the pool, while its record has this version."""
+    revision = await _revision(store)
+    blocks = await _blocks_of(store, pool)
+    _refuse_if_used(pool.name, blocks)
+    await _remove_blocks(store, blocks, version, pool.name)
+    await store.commit([Delete(keys.pool(pool.name), version), _next_revision(revision)])
+
+
+async def _enable_again(store: Store, pool: Pool, version: Version) -> None:
+    """Write the pool as it was; raises `StoreUnavailable` that says so when it may be left disabled."""
     try:
-        await _with_retries(attempt)
-    except RefusedError:
-        await write_pools(store, [before], create_only=False)
-        raise
+        await _replace(store, pool, version)
+    except ConflictError:
+        pass  # whoever changed it has decided since
+    except StoreUnavailable as error:
+        raise StoreUnavailable(
+            f"pool {pool.name} may be left disabled, because its deletion broke off and could not be undone: {error}; "
+            f"see `tortiectl get pools -o wide`, then delete it again or enable it with `tortiectl apply`"
+        ) from error
+
+
+async def _replace(store: Store, pool: Pool, expected: Version) -> Version:
+    """Write a pool over the version of its record that was read, and return the version it then has."""
+    put = Put(keys.pool(pool.name), encode_pool(pool), expected)
+    return (await store.commit([put, _next_revision(await _revision(store))]))[put.key]
 
 
 def _outcome(pool: Pool, entry: Entry | None, *, create_only: bool) -> str:

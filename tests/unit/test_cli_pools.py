@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from controller.cli.main import run
 from controller.cli.pools import delete_pool, read_pools, write_pools
 from controller.datamodel import keys
 from controller.datamodel.blocks import encode_block, encode_share
-from controller.errors import ConflictError, RefusedError
+from controller.errors import ConflictError, RefusedError, StoreUnavailable
 from controller.ports import ABSENT, Check, Delete, Put
 from controller.store.memory import MemoryStore
 from ipam.block import Block, Holder
@@ -247,6 +248,73 @@ async def test_a_block_claimed_during_the_deletion_is_not_left_behind() -> None:
     await delete_pool(store, "default")
     assert store.refused
     assert not await store.list(keys.BLOCKS)
+
+
+async def test_a_pool_enabled_again_during_its_deletion_leaves_no_block_behind() -> None:
+    """Enabled again by somebody else, the pool may be claimed from again; the deletion starts over and sees it."""
+
+    class MeddlingStore(MemoryStore):
+        """A store in which somebody enables the pool once it is disabled, and a node claims before it is deleted."""
+
+        enabled = False
+
+        async def commit(self, operations: Sequence[Operation]) -> dict[str, Version]:
+            deletes = [one for one in operations if isinstance(one, Delete) and one.key == keys.pool("default")]
+            if deletes and self.enabled:
+                check = Check(keys.pool("default"), self._entries[keys.pool("default")].version)
+                claim = Put(keys.block(used.cidr), encode_block(used), None)
+                await super().commit([claim, check])
+            versions = await super().commit(operations)
+            if not self.enabled and (await read_pools(self))["default"].disabled:
+                self.enabled = True
+                await write_pools(self, [DEFAULT], create_only=False)
+            return versions
+
+    used, _ = Block.claimed(ip_network("10.244.0.0/26"), node="h1", at=0.0).assign(HOLDER)
+    store = MeddlingStore()
+    await write_pools(store, [DEFAULT], create_only=True)
+    with pytest.raises(RefusedError, match="in use"):
+        await delete_pool(store, "default")
+    assert await read_pools(store) == {"default": DEFAULT}
+
+
+async def test_a_deletion_that_breaks_off_says_that_the_pool_may_be_disabled() -> None:
+    """A store that goes away half-way leaves a disabled pool; the operator is told how to go on."""
+
+    class LeavingStore(MemoryStore):
+        """A store that answers nothing more once a pool is disabled."""
+
+        async def commit(self, operations: Sequence[Operation]) -> dict[str, Version]:
+            if (await read_pools(self)).get("default", DEFAULT).disabled:
+                raise StoreUnavailable("gone")
+            return await super().commit(operations)
+
+    store = LeavingStore()
+    await write_pools(store, [DEFAULT], create_only=True)
+    with pytest.raises(StoreUnavailable, match=r"pool default may be left disabled.*gone.*tortiectl apply"):
+        await delete_pool(store, "default")
+
+
+async def test_a_refused_deletion_keeps_what_somebody_else_changed_meanwhile() -> None:
+    """The pool is enabled again only if its record is the one that the deletion wrote."""
+    changed = replace(DEFAULT, disabled=True, nat_outgoing=True)
+    used, _ = Block.claimed(ip_network("10.244.0.0/26"), node="h1", at=0.0).assign(HOLDER)
+
+    class ChangingStore(MemoryStore):
+        """A store in which somebody changes the pool and an address is assigned as soon as the pool is disabled."""
+
+        async def commit(self, operations: Sequence[Operation]) -> dict[str, Version]:
+            versions = await super().commit(operations)
+            if (await read_pools(self))["default"] == replace(DEFAULT, disabled=True):
+                await write_pools(self, [changed], create_only=False)
+                await super().commit([Put(keys.block(used.cidr), encode_block(used), None)])
+            return versions
+
+    store = ChangingStore()
+    await write_pools(store, [DEFAULT], create_only=True)
+    with pytest.raises(RefusedError, match="in use"):
+        await delete_pool(store, "default")
+    assert await read_pools(store) == {"default": changed}
 
 
 async def test_endless_conflicts_are_reported() -> None:
