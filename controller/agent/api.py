@@ -14,13 +14,12 @@ from aiohttp import web
 from controller.private_socket import bind
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
     from pathlib import Path
 
 
 #: How long an answer under way may take when the agent stops, in seconds.
-_STOP_SECONDS = 2.0
+_STOP_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,26 +105,24 @@ class ApiServer:
     def __init__(self, path: Path, status: Callable[[], Status]) -> None:
         self._path = path
         self._status = status
-        self._listener: socket.socket | None = None
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
         """Listen; raises `RefusedError` naming the path when the socket cannot be made or another agent has it."""
-        self._listener = bind(self._path)
+        listener = bind(self._path)
         application = web.Application()
         application.router.add_get("/v1/status", self._get_status)
         application.router.add_get("/v1/health", self._get_health)
         self._runner = web.AppRunner(application, shutdown_timeout=_STOP_SECONDS)
         await self._runner.setup()
-        await web.SockSite(self._runner, self._listener).start()
+        await web.SockSite(self._runner, listener).start()
 
     async def stop(self) -> None:
         """Remove the socket and close every connection; one that never listened has nothing to stop."""
-        if self._listener is None or self._runner is None:
+        if self._runner is None:
             return
         self._path.unlink(missing_ok=True)  # before cleanup closes it: while we listen nobody replaces it
         await self._runner.cleanup()
-        self._listener = None
 
     async def _get_status(self, _request: web.Request) -> web.Response:
         return web.json_response(asdict(self._status()))

@@ -125,6 +125,17 @@ async def test_an_agent_that_never_listened_stops(path: Path) -> None:
     await ApiServer(path, lambda: STATUS).stop()
 
 
+async def test_a_caller_that_does_not_read_does_not_hold_up_the_stop(path: Path) -> None:
+    """An answer that nobody takes is given up."""
+    async with served(path, replace(STATUS, problems=("a long story" * 1_000_000,))) as server:
+        reader, writer = await asyncio.open_unix_connection(path, limit=1)
+        writer.write(b"GET /v1/status HTTP/1.1\r\nHost: agent\r\n\r\n")
+        await reader.readexactly(1)  # the answer has begun
+        async with asyncio.timeout(30):
+            await server.stop()
+        writer.close()
+
+
 async def test_a_silent_caller_does_not_hold_up_the_stop(path: Path) -> None:
     """It is cut off."""
     async with served(path) as server:
