@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from controller.cni.failures import CniFailure, ErrorCode
 from controller.cni.network_configuration import IDENTIFIER, NetworkConfig, parse_config
+from controller.kernel.link_names import container_mac
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 #: IFNAMSIZ less the zero byte (include/uapi/linux/if.h).
 MAX_INTERFACE_BYTES = 15
+_NO_CHOICE = "the agent chooses addresses itself and cannot be asked for one"
 
 
 class Command(Enum):
@@ -80,7 +83,7 @@ def parse_request(variables: Mapping[str, str], fields: Unchecked) -> CniRequest
     command = _command(variables.get("CNI_COMMAND", ""))
     concerns_container = command is not Command.STATUS
     previous_result = fields.get("prevResult")
-    return CniRequest(
+    request = CniRequest(
         command=command,
         container_id=_container_id(variables.get("CNI_CONTAINERID", "")) if concerns_container else "",
         interface=_interface(variables.get("CNI_IFNAME", "")) if concerns_container else "",
@@ -89,6 +92,10 @@ def parse_request(variables: Mapping[str, str], fields: Unchecked) -> CniRequest
         config=parse_config(fields),
         previous_result=previous_result if isinstance(previous_result, dict) else None,
     )
+    if command is Command.ADD:
+        # Only here: a DEL brings the same words again, and must go through.
+        _refuse_wishes(request, fields)
+    return request
 
 
 def parse_args(text: str) -> dict[str, str]:
@@ -101,6 +108,29 @@ def parse_args(text: str) -> dict[str, str]:
         if part:
             pairs[key] = value
     return pairs
+
+
+def _refuse_wishes(request: CniRequest, fields: Unchecked) -> None:
+    """Raise `CniFailure` for an address or MAC address that the caller wants: another one in silence would be wrong.
+
+    Runtimes repeat the MAC address that a container has when they attach it again; that one is granted.
+    """
+    granted = container_mac(request.container_id, request.interface)
+    if address := request.args.get("IP"):
+        raise _invalid(f"CNI_ARGS asks for the address {address}; {_NO_CHOICE}", "start the container without one")
+    if (mac := request.args.get("MAC")) and mac.lower() != granted:
+        raise _invalid(f"CNI_ARGS asks for the MAC address {mac}; {_NO_CHOICE}", "start the container without one")
+    wishes = fields.get("runtimeConfig")
+    if not isinstance(wishes, dict):
+        return
+    for capability in ("ips", "mac"):
+        wish = wishes.get(capability)
+        if wish and not (capability == "mac" and str(wish).lower() == granted):
+            raise CniFailure(
+                ErrorCode.INVALID_CONFIG,
+                f"runtimeConfig.{capability} asks for {json.dumps(wish)}; {_NO_CHOICE}",
+                f"start the container without it, or remove the capability {capability} from the network configuration",
+            )
 
 
 def _command(name: str) -> Command:
@@ -128,5 +158,5 @@ def _interface(name: str) -> str:
     return name
 
 
-def _invalid(message: str) -> CniFailure:
-    return CniFailure(ErrorCode.INVALID_ENVIRONMENT, message, "the container runtime sets these variables")
+def _invalid(message: str, details: str = "the container runtime sets these variables") -> CniFailure:
+    return CniFailure(ErrorCode.INVALID_ENVIRONMENT, message, details)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from controller.cni.failures import CniFailure, ErrorCode
 from controller.cni.network_configuration import NetworkConfig, decode_object, parse_config
 from controller.cni.request import Command, parse_args, parse_environment, parse_request
+from controller.kernel.link_names import container_mac
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +54,41 @@ def test_a_container_without_a_pod_is_named_by_its_identifier() -> None:
     """Some runtimes send CNI_ARGS empty."""
     request = parse_request({**ENVIRONMENT, "CNI_ARGS": "", "CNI_CONTAINERID": "default-t1"}, CONFIG)
     assert (request.workload, request.namespace, dict(request.args)) == ("default-t1", "", {})
+
+
+WISHES = [
+    ({"CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAME=a;IP=10.88.7.50"}, {}, ErrorCode.INVALID_ENVIRONMENT, "10.88.7.50"),
+    ({"CNI_ARGS": "MAC=02:00:00:00:00:05"}, {}, ErrorCode.INVALID_ENVIRONMENT, "02:00:00:00:00:05"),
+    ({}, {"runtimeConfig": {"ips": ["10.88.7.50", "10.88.7.50"]}}, ErrorCode.INVALID_CONFIG, "10.88.7.50"),
+    ({}, {"runtimeConfig": {"mac": "02:00:00:00:00:05"}}, ErrorCode.INVALID_CONFIG, "02:00:00:00:00:05"),
+]
+
+
+@pytest.mark.parametrize(("variables", "keys", "code", "wish"), WISHES)
+def test_an_add_that_wants_an_address_is_refused(
+    variables: dict[str, str], keys: dict[str, object], code: ErrorCode, wish: str
+) -> None:
+    """A container never gets another address than it was started for without anybody being told."""
+    found, message = failure(lambda: parse_request({**ENVIRONMENT, **variables}, {**CONFIG, **keys}))
+    assert found is code
+    assert wish in message
+
+
+@pytest.mark.parametrize(("variables", "keys", "code", "wish"), WISHES)
+def test_a_del_is_not_kept_from_its_work_by_a_wish(
+    variables: dict[str, str], keys: dict[str, object], code: ErrorCode, wish: str
+) -> None:
+    """What a refused ADD asked for comes again with the DEL that follows it."""
+    request = parse_request({**ENVIRONMENT, **variables, "CNI_COMMAND": "DEL"}, {**CONFIG, **keys})
+    assert request.command is Command.DEL, (code, wish)
+
+
+@pytest.mark.parametrize("change", [str.upper, str.lower])
+def test_the_mac_address_that_the_container_has_anyway_is_granted(change: Callable[[str], str]) -> None:
+    """Runtimes that attach a running container again ask for the MAC address it had."""
+    mac = change(container_mac(POD, "eth0"))
+    wishes = {"runtimeConfig": {"mac": mac, "ips": []}}
+    assert parse_request({**ENVIRONMENT, "CNI_ARGS": f"IP=;MAC={mac}"}, {**CONFIG, **wishes}).container_id == POD
 
 
 def test_status_concerns_no_container() -> None:
