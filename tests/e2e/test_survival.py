@@ -151,7 +151,7 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 @pytest.fixture
 def traffic(lab: Lab) -> Iterator[Traffic]:
     """All flows running, on a lab that is well."""
-    wait_until(lambda: lab.status().healthy, f"the lab is well: {lab.status()}")
+    wait_until(lambda: well(lab), "the lab is well")
     with tempfile.TemporaryDirectory(prefix="traffic-") as directory, Traffic(lab, Path(directory)) as traffic:
         yield traffic
 
@@ -179,10 +179,17 @@ def established_at(lab: Lab) -> dict[tuple[str, str], float]:
     }
 
 
+def well(lab: Lab) -> bool:
+    """Whether everything runs, and every agent knows both blocks of both other hosts."""
+    status = lab.status()
+    return status.healthy and all(
+        agent_status(Path(host.sockets["agent"])).document["bgp"]["learned_count"] == 4 for host in status.hosts
+    )
+
+
 def recovered(lab: Lab, service: str, former: int) -> bool:
     """Whether the service runs in a new process and everything is well."""
-    status = lab.status()
-    return pid_of(status, service) not in (0, former) and status.healthy
+    return pid_of(lab.status(), service) not in (0, former) and well(lab)
 
 
 @pytest.mark.parametrize("service", ["agent", "bgp"])
@@ -202,7 +209,7 @@ def test_a_killed_sidecar_ends_no_session(lab: Lab, traffic: Traffic) -> None:
     before = established_at(lab)
     os.kill(former, signal.SIGKILL)
     wait_until(lambda: children_of(bgp) not in ([], [former]), "a new sidecar")
-    wait_until(lambda: lab.status().healthy and established_at(lab).keys() == before.keys(), "everything is well again")
+    wait_until(lambda: well(lab) and established_at(lab).keys() == before.keys(), "everything is well again")
     assert pid_of(lab.status(), "h1/bgp") == bgp
     assert {ends: since for ends, since in established_at(lab).items() if ends[0] != "h1"} == {
         ends: since for ends, since in before.items() if ends[0] != "h1"
@@ -237,7 +244,7 @@ def test_consul_may_be_away_for_a_minute(lab: Lab, traffic: Traffic) -> None:
     wait_until(lambda: not any(host.ready for host in lab.status().hosts), "the agents notice")
     traffic.wait_for_answers(_OUTAGE_ANSWERS)
     lab.start("consul")
-    wait_until(lambda: lab.status().healthy, "everything is well again")
+    wait_until(lambda: well(lab), "everything is well again")
     traffic.check()
     workload = lab.add_workload("h1")
     assert workload.addresses
