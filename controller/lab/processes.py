@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 _DEADLINE_SECONDS: Final = 15.0
+_REAPING_SECONDS: Final = 5.0
+_PAUSE_SECONDS: Final = 0.02
 
 
 def processes_in(namespaces: Collection[tuple[int, int]]) -> list[int]:
@@ -40,6 +42,7 @@ def kill_processes_in(namespaces: Collection[tuple[int, int]]) -> None:
 
     Raises `RefusedError` naming those that do not end.
     """
+    killed: set[int] = set()
     deadline = time.monotonic() + _DEADLINE_SECONDS
     while found := processes_in(namespaces):
         if time.monotonic() > deadline:
@@ -51,4 +54,13 @@ def kill_processes_in(namespaces: Collection[tuple[int, int]]) -> None:
                 os.kill(process, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        time.sleep(0.02)
+            killed.add(process)
+        time.sleep(_PAUSE_SECONDS)
+    _wait_until_reaped(killed)
+
+
+def _wait_until_reaped(killed: Collection[int]) -> None:
+    """Give the parents, of orphans the first process of the machine, a moment to collect what has ended."""
+    deadline = time.monotonic() + _REAPING_SECONDS
+    while any(Path(f"/proc/{process}").exists() for process in killed) and time.monotonic() < deadline:
+        time.sleep(_PAUSE_SECONDS)
