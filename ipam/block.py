@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
     from ipam.address import IPAddress, IPNetwork
 
-#: A block lends addresses until its record, one value in every store, comes near the 256 KiB that a value may have.
-_MAX_RECORD_BYTES: Final = 240_000
+#: A block lends addresses for as long as its record and another one of this size go into one transaction of every store
+#: (512 KiB in base64): a workload of both IP versions writes two blocks at once.
+_MAX_RECORD_BYTES: Final = 190_000
 #: What a record takes for each ordinal, and for each holder beside its texts, in bytes, rounded up.
 _ORDINAL_BYTES: Final = 20
 _HOLDER_BYTES: Final = 130

@@ -1,14 +1,18 @@
 """Blocks keep every ordinal exactly once, whatever is assigned and released."""
 
 import ipaddress
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.assignment.transaction import block_operations
 from controller.datamodel import keys
 from controller.datamodel.blocks import decode_block, decode_share, encode_block, encode_share
 from controller.errors import MalformedRecord
+from controller.ports import Version
+from controller.store.transaction import check_operations
 from ipam.block import Block, Holder
 from ipam.errors import InvalidBlock
 
@@ -94,3 +98,18 @@ def test_a_share_record_changes_with_its_block() -> None:
     changed, _ = block.assign(_holder("a"))
     assert encode_share(block) != encode_share(changed)
     assert decode_share("k", encode_share(changed)) == changed.sequence
+
+
+def test_two_of_the_largest_blocks_fit_into_one_transaction() -> None:
+    """However full they are and however often lent, a workload of both IP versions can be written."""
+    operations = []
+    for cidr in (ipaddress.ip_network("10.0.0.0/20"), ipaddress.ip_network("fd00::/116")):
+        used = {ordinal: 10**9 + ordinal for ordinal in range(4096)}
+        block = Block(cidr, "n1", 5.0, {}, tuple(range(4096)), 2 * 10**9, used)
+        while block.has_room:
+            start = block.in_use
+            lent = {number: _holder(f"cni/net/{number:064}/eth0", "node-1") for number in range(start, start + 25)}
+            block = replace(block, holders={**block.holders, **lent}, free=block.free[25:])
+        assert block.in_use > 256
+        operations += block_operations(block, block, version=Version(1), writer="n1")
+    check_operations(operations)
