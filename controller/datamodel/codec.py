@@ -26,5 +26,5 @@ def decoded(key: str, value: bytes, build: Callable[[dict[str, Any]], T]) -> T:
         if not isinstance(fields, dict):
             raise MalformedRecord(key, "not a JSON object")
         return build(fields)
-    except (ValueError, KeyError, TypeError, AttributeError, IpamError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, IpamError) as error:
         raise MalformedRecord(key, f"{type(error).__name__}: {error}") from error

@@ -6,10 +6,12 @@ import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from controller.datamodel import keys
 from controller.datamodel.codec import decoded, encoded
 from ipam.pool import AssignmentMode, Pool
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from ipaddress import IPv4Address, IPv6Address
 
     from ipam.address import IPAddress
@@ -52,11 +54,11 @@ def encode_node(node: Node) -> bytes:
 
 
 def decode_node(key: str, value: bytes) -> Node:
-    """Return the node a record describes; raises `MalformedRecord`."""
+    """Return the node a record describes; raises `MalformedRecord`, also for a record that lies under a wrong key."""
 
     def build(fields: dict[str, Any]) -> Node:
         return Node(
-            name=str(fields["name"]),
+            name=_own_name(fields, key, keys.node),
             as_number=int(fields["as_number"]),
             ipv4=None if fields.get("ipv4") is None else ipaddress.IPv4Address(fields["ipv4"]),
             ipv6=None if fields.get("ipv6") is None else ipaddress.IPv6Address(fields["ipv6"]),
@@ -82,11 +84,11 @@ def encode_pool(pool: Pool) -> bytes:
 
 
 def decode_pool(key: str, value: bytes) -> Pool:
-    """Return the pool a record describes; raises `MalformedRecord`."""
+    """Return the pool a record describes; raises `MalformedRecord`, also for a record that lies under a wrong key."""
 
     def build(fields: dict[str, Any]) -> Pool:
         return Pool(
-            name=str(fields["name"]),
+            name=_own_name(fields, key, keys.pool),
             cidr=ipaddress.ip_network(fields["cidr"]),
             block_prefix_length=int(fields["block_prefix_length"]),
             disabled=bool(fields.get("disabled", False)),
@@ -97,3 +99,11 @@ def decode_pool(key: str, value: bytes) -> Pool:
         )
 
     return decoded(key, value, build)
+
+
+def _own_name(fields: dict[str, Any], key: str, key_of: Callable[[str], str]) -> str:
+    """Return the name in a record; raises ValueError when the record of that name has another key."""
+    name = str(fields["name"])
+    if key_of(name) != key:
+        raise ValueError(f"it describes {name}, whose key is {key_of(name)}")
+    return name
