@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from controller.assignment.transaction import block_operations
 from controller.datamodel import keys
 from controller.datamodel.blocks import decode_block, share_cidr
-from controller.errors import ConflictError, TransientError
+from controller.errors import ConflictError, RefusedError, TransientError
 from controller.ports import MAX_OPERATIONS, MAX_VALUE_BYTES, Check, Delete, Put
 from ipam.plan import plan_removal
 
@@ -32,8 +32,12 @@ async def delete_node(store: Store, node: str) -> tuple[IPAddress, ...]:
 
     Returns the addresses freed by this call. A node that does not exist is no error. The node's agent must be stopped:
     while it runs it claims blocks anew, and the deletion goes on until it finds none or gives up. Raises
-    `TransientError` after many conflicts, `MalformedRecord` for a block that cannot be read, and what the store raises.
+    `RefusedError` for what cannot be a name, `TransientError` after many conflicts, `MalformedRecord` for a block that
+    cannot be read, and what the store raises.
     """
+    if "/" in node or not node:
+        # It would lead into the share of another node.
+        raise RefusedError(f"{node!r} cannot be a node's name; `tortiectl get nodes` shows them")
     freed: list[IPAddress] = []
     conflict_count = 0
     while True:

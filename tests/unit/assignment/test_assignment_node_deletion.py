@@ -14,7 +14,7 @@ from controller.assignment.transaction import block_operations
 from controller.datamodel import keys
 from controller.datamodel.blocks import decode_block
 from controller.datamodel.records import Node, encode_node
-from controller.errors import StoreUnavailable, TransientError
+from controller.errors import RefusedError, StoreUnavailable, TransientError
 from controller.ports import Put
 
 if TYPE_CHECKING:
@@ -90,6 +90,16 @@ async def test_deleting_twice_or_what_never_was_is_no_error(world: World) -> Non
     await delete_node(world.store, "n1")
     assert await delete_node(world.store, "n1") == ()
     assert await delete_node(world.store, "never") == ()
+
+
+@pytest.mark.parametrize("name", ["", "n1/own", "n1/"])
+async def test_a_name_that_leads_into_a_share_is_refused(world: World, name: str) -> None:
+    """What cannot be a node's name deletes nothing and does not search for ever."""
+    await _populate(world)
+    before = await world.check()
+    with pytest.raises(RefusedError, match="cannot be a node's name"):
+        await asyncio.wait_for(delete_node(world.store, name), 30)
+    assert await world.check() == before
 
 
 @pytest.mark.parametrize("kind", ["UNAVAILABLE_BEFORE", "UNAVAILABLE_AFTER", "CONFLICT"])
