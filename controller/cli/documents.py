@@ -50,7 +50,7 @@ def _documents(file: str) -> Iterator[tuple[str, object]]:
         documents = list(yaml.safe_load_all(text))
     except OSError as error:
         raise RefusedError(f"{file}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none, or nesting without end
         raise RefusedError(f"{shown}: neither YAML nor JSON: {' '.join(str(error).split())}") from error
     for number, document in enumerate(documents, start=1):
         place = f"{shown}: document {number}"

@@ -86,8 +86,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = tortiectl.main(list(arguments), prog_name="tortiectl", standalone_mode=False)
     except click.UsageError as error:
-        where = error.ctx.command_path if error.ctx else "tortiectl"
-        return _failed(f"{error.format_message()} (see `{where} --help`)", USAGE)
+        return _misused(error)
     except click.ClickException as error:
         return _failed(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
@@ -97,6 +96,14 @@ def run(arguments: Sequence[str]) -> int:
     except (TortieError, IpamError) as error:
         return _failed(str(error), REFUSED)
     return code if isinstance(code, int) else 0
+
+
+def _misused(error: click.UsageError) -> int:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)  # its message is the help
+        return USAGE
+    where = error.ctx.command_path if error.ctx else "tortiectl"
+    return _failed(f"{error.format_message()} (see `{where} --help`)", USAGE)
 
 
 def _failed(message: str, code: int) -> int:

@@ -51,6 +51,16 @@ def test_errors_are_one_line_and_a_code(
     assert printed.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("group", ["get", "delete", "ipam", "node", "lab"])
+def test_a_group_without_a_command_shows_its_help(capsys: pytest.CaptureFixture[str], group: str) -> None:
+    """Wrong usage, but what the user wants to know; no error is put around it."""
+    assert run([group]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"Usage: tortiectl {group} ")
+    assert "Commands:" in printed.err
+
+
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", b"HTTP/1.1 500 No\r\n\r\n"])
 def test_an_agent_that_answers_nonsense_counts_as_away(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], answer: bytes

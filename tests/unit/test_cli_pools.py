@@ -103,6 +103,8 @@ def test_a_mistake_names_file_document_and_field_and_nothing_is_written(
     ("text", "complaint"),
     [
         ("a: [", "neither YAML nor JSON"),
+        ("metadata: {name: 2024-99-99}", "neither YAML nor JSON: month must be in 1..12"),
+        ("[" * 5000, "neither YAML nor JSON"),
         ("", "no resource in it"),
         ("- 1", "document 1: not a mapping"),
         ("apiVersion: v1\nkind: Pool", "document 1: apiVersion: 'v1' is not known; write tortie/v1"),
