@@ -207,7 +207,7 @@ class Assigner:
             await self._meet_conflict(drafted, planned, conflict)
         except StoreUnavailable as outage:
             # Whether it was applied shows when the share is read again; then they are planned again, once.
-            self._unsure = True
+            self._read_later(outage)
             self._fail([waiting for waiting in planned if waiting.outage_count], outage)
             for waiting in planned:
                 waiting.outage_count += 1

@@ -270,6 +270,23 @@ async def test_endless_conflicts_end_in_an_error_that_says_what_was_tried(world:
     assert await world.check() == {}
 
 
+async def test_what_a_failed_request_got_is_known_without_another_request(world: World) -> None:
+    """A request given up although its second try was applied: the address is shown as held as soon as can be read."""
+    await world.add_pool("p", "10.0.0.0/30", 31)
+    faults = [world.Fault.UNAVAILABLE_BEFORE, world.Fault.UNAVAILABLE_AFTER]
+    known = asyncio.Event()
+
+    async def decide(operation: str) -> Fault:
+        return faults.pop(0) if operation == "commit" and faults else world.Fault.NONE
+
+    async with world.started("n1", decide) as assigner, asyncio.timeout(60):
+        assigner.on_change(known.set)
+        with pytest.raises(StoreUnavailable):
+            await assigner.assign(world.request("a"))
+        await known.wait()
+        assert [holder.handle for holder in assigner.holders().values()] == ["a"]
+
+
 async def test_a_store_that_is_gone_fails_requests_and_nothing_else(world: World) -> None:
     """With the store down requests fail at once, and are served again when it is back."""
     await world.add_pool("p", "10.0.0.0/30", 31)
