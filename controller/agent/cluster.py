@@ -26,7 +26,8 @@ class Cluster:
     """The cluster as of one moment.
 
     `pools` maps a pool's name to it and the version of its record; `nodes` maps a node's name to it. `malformed` maps
-    the key of a record that does not decode to the reason; such a record counts as absent and is reported.
+    the key of a record that does not decode to the reason; it is reported, and what the record said before stays good,
+    so that a slip in one record ends no session and withdraws no route.
     """
 
     pools: Mapping[str, tuple[Pool, Version]] = field(default_factory=dict)
@@ -54,13 +55,11 @@ def _written(cluster: Cluster, entries: Mapping[str, Entry]) -> Cluster:
     for key, entry in entries.items():
         if key.startswith(keys.POOLS):
             name = key.removeprefix(keys.POOLS)
-            pools.pop(name, None)
             pool = _decoded(decode_pool, key, entry, malformed)
             if pool is not None:
                 pools[name] = (pool, entry.version)
         elif key.startswith(keys.NODES):
             name = key.removeprefix(keys.NODES)
-            nodes.pop(name, None)
             node = _decoded(decode_node, key, entry, malformed)
             if node is not None:
                 nodes[name] = node
@@ -71,6 +70,6 @@ def _decoded(decode: Callable[[str, bytes], T], key: str, entry: Entry, malforme
     try:
         return decode(key, entry.value)
     except MalformedRecord as error:
-        log.warning("record ignored", extra={"key": key, "reason": str(error)})
+        log.warning("record is malformed; what it said before stays", extra={"key": key, "reason": str(error)})
         malformed[key] = str(error)
         return None
