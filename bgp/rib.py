@@ -1,8 +1,9 @@
 """Adj-RIB-In: what every peer announced, kept through restarts of the peer, of the speaker and of this process.
 
 A session that ends takes nothing with it at once: the routes stay as stale until the peer comes back and ends its
-RIB, or until its restart time is over (RFC 4724, section 4.2). There is no clock here: `now` is in seconds, on any
-scale that only grows.
+RIB, or until its restart time is over (RFC 4724, section 4.2). Only time in which the speaker is heard counts: without
+it nothing can be known of any peer, and what is not known is not gone. There is no clock here: `now` is in seconds, on
+any scale that only grows.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from bgp.events import EndOfRib, RoutesChanged, SessionDown, SessionUp, SpeakerLost, SpeakerSnapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     from bgp.address import IPAddress, IPNetwork
     from bgp.events import SpeakerEvent
@@ -26,23 +27,41 @@ VERSIONS = frozenset({4, 6})
 
 @dataclass(slots=True)
 class _PeerRib:
-    """What one peer announced. `settle_at` is None once the peer has settled, `stale_until` while nothing is stale."""
+    """What one peer announced; all times are on the scale of `AdjRibIn._heard`.
 
-    restart_time_seconds: int
-    settle_at: float | None
+    `restart_time_seconds` is None while the peer is not configured: what it announces is kept, so that nothing is
+    missing if it is configured while its session stands, but none of it is used. `settle_at` is None once the peer has
+    settled, `stale_until` while nothing is stale.
+    """
+
+    restart_time_seconds: int | None = None
+    settle_at: float | None = None
     routes: dict[IPNetwork, LearnedRoute] = field(default_factory=dict)
     stale: set[IPNetwork] = field(default_factory=set)
     stale_until: float | None = None
     ended: set[int] = field(default_factory=set)
 
-    def retain(self, now: float) -> None:
+    def configure(self, restart_time_seconds: int, heard: float) -> None:
+        """Use what the peer announces from now on, if it was not used before."""
+        if self.restart_time_seconds is None and not self.ended >= VERSIONS:
+            self.settle_at = heard + restart_time_seconds
+        self.restart_time_seconds = restart_time_seconds
+
+    def retain(self, heard: float) -> None:
         """Make every route stale; those that were already keep the deadline they had."""
         if not self.stale:
             self.stale_until = None
         self.stale.update(self.routes)
         self.ended.clear()
         if self.stale and self.stale_until is None:
-            self.stale_until = now + self.restart_time_seconds
+            self.stale_until = heard + (self.restart_time_seconds or 0)
+
+    def begin(self, heard: float) -> None:
+        """Give a peer whose session is up the restart time to announce everything again."""
+        self.stale_until = None
+        self.retain(heard)
+        if self.settle_at is not None:
+            self.settle_at = heard + (self.restart_time_seconds or 0)
 
     def drop_stale(self, versions: Collection[int] = VERSIONS) -> None:
         """Forget what is still stale of these IP versions."""
@@ -59,65 +78,82 @@ class _PeerRib:
         if self.ended >= VERSIONS:
             self.settle_at = None
 
+    def change(self, event: RoutesChanged) -> None:
+        """Take in one update."""
+        for prefix in event.withdrawn:
+            self.routes.pop(prefix, None)
+            self.stale.discard(prefix)
+        self.learn(event.announced)
+
+    def learn(self, routes: Iterable[LearnedRoute]) -> None:
+        """Take in routes the peer announced."""
+        for route in routes:
+            self.routes[route.prefix] = route
+            self.stale.discard(route.prefix)
+
 
 class AdjRibIn:
     """The routes of every configured peer; feed it every event of the speaker, in order."""
 
     def __init__(self) -> None:
         self._peers: dict[IPAddress, _PeerRib] = {}
+        self._heard_before = 0.0
+        self._heard_since: float | None = None
 
     def configure(self, peers: Collection[Peer], now: float) -> None:
         """Make these the configured peers; the routes of others are gone at once.
 
-        Call it before the speaker is told of the peers: events of a peer that is not configured are ignored.
+        Events may come before a peer is configured and while it is not: what they told counts once it is.
         """
-        wanted = {peer.address: peer for peer in peers}
+        wanted = {peer.address: peer.restart_time_seconds for peer in peers}
         for address in self._peers.keys() - wanted.keys():
-            del self._peers[address]
-        for address, peer in wanted.items():
-            known = self._peers.get(address)
-            if known is None:
-                self._peers[address] = _PeerRib(peer.restart_time_seconds, now + peer.restart_time_seconds)
-            else:
-                known.restart_time_seconds = peer.restart_time_seconds
+            self._unconfigure(address)
+        for address, restart_time_seconds in wanted.items():
+            self._peers.setdefault(address, _PeerRib()).configure(restart_time_seconds, self._heard(now))
 
     def feed(self, event: SpeakerEvent, now: float) -> None:
         """Take one event of the speaker."""
-        if isinstance(event, SpeakerSnapshot):
-            self._replace(event, now)
-            return
         if isinstance(event, SpeakerLost):
-            for rib in self._peers.values():
-                rib.retain(now)
+            self._lose(now)
             return
-        known = self._peers.get(event.peer)
-        if known is not None:
-            _apply(known, event, now)
+        if self._heard_since is None:
+            self._heard_since = now
+        if isinstance(event, SpeakerSnapshot):
+            self._replace(event, self._heard(now))
+            return
+        self._apply(event, self._heard(now))
 
     def expire(self, now: float) -> None:
         """Forget the routes whose time as stale is over, and wait no longer for peers whose restart time is."""
+        heard = self._heard(now)
         for rib in self._peers.values():
-            if rib.stale_until is not None and rib.stale_until <= now:
+            if rib.stale_until is not None and rib.stale_until <= heard:
                 rib.drop_stale()
-            if rib.settle_at is not None and rib.settle_at <= now:
+            if rib.settle_at is not None and rib.settle_at <= heard:
                 rib.settle_at = None
 
     def next_expiry(self) -> float | None:
         """Return when `expire` will next change something, or None if nothing waits for time to pass."""
+        if self._heard_since is None:
+            return None
         deadlines = [when for rib in self._peers.values() for when in (rib.stale_until, rib.settle_at)]
-        return min((when for when in deadlines if when is not None), default=None)
+        first = min((when for when in deadlines if when is not None), default=None)
+        return None if first is None else first - self._heard_before + self._heard_since
 
     def settled(self, now: float) -> bool:
         """Say whether every configured peer has ended its RIB since it was configured, or had its time to.
 
         Only then is a route in the kernel that is not known here really gone.
         """
-        return all(rib.settle_at is None or rib.settle_at <= now for rib in self._peers.values())
+        heard = self._heard(now)
+        return all(rib.settle_at is None or rib.settle_at <= heard for rib in self._peers.values())
 
     def routes(self) -> dict[IPNetwork, tuple[LearnedRoute, ...]]:
-        """Return everything known, stale or not, by prefix."""
+        """Return everything known of the configured peers, stale or not, by prefix."""
         by_prefix: dict[IPNetwork, tuple[LearnedRoute, ...]] = {}
         for rib in self._peers.values():
+            if rib.restart_time_seconds is None:
+                continue
             for prefix, route in rib.routes.items():
                 by_prefix[prefix] = (*by_prefix.get(prefix, ()), route)
         return by_prefix
@@ -126,31 +162,42 @@ class AdjRibIn:
         """Return how many routes are stale."""
         return sum(len(rib.stale) for rib in self._peers.values())
 
-    def _replace(self, snapshot: SpeakerSnapshot, now: float) -> None:
+    def _heard(self, now: float) -> float:
+        """Return for how long the speaker has been heard altogether, in seconds."""
+        return self._heard_before + (0.0 if self._heard_since is None else now - self._heard_since)
+
+    def _unconfigure(self, address: IPAddress) -> None:
+        rib = self._peers[address]
+        rib.restart_time_seconds = rib.settle_at = None
+        rib.drop_stale()
+        if not rib.routes:
+            del self._peers[address]
+
+    def _lose(self, now: float) -> None:
+        self._heard_before, self._heard_since = self._heard(now), None
+        for address, rib in list(self._peers.items()):
+            if rib.restart_time_seconds is None:
+                del self._peers[address]  # a snapshot tells it again
+            else:
+                rib.retain(self._heard_before)
+
+    def _replace(self, snapshot: SpeakerSnapshot, heard: float) -> None:
         for rib in self._peers.values():
-            rib.retain(now)
+            rib.retain(heard)
         for route in snapshot.routes:
-            known = self._peers.get(route.peer)
-            if known is not None:
-                known.routes[route.prefix] = route
-                known.stale.discard(route.prefix)
+            self._peers.setdefault(route.peer, _PeerRib()).learn([route])
         for address, version in snapshot.ended:
-            if (known := self._peers.get(address)) is not None:
-                known.end(version)
+            self._peers.setdefault(address, _PeerRib()).end(version)
 
-
-def _apply(rib: _PeerRib, event: SessionUp | SessionDown | RoutesChanged | EndOfRib, now: float) -> None:
-    if isinstance(event, SessionUp):
-        rib.stale_until = None
-        rib.retain(now)
-    elif isinstance(event, SessionDown):
-        rib.retain(now)
-    elif isinstance(event, EndOfRib):
-        rib.end(event.version)
-    else:
-        for prefix in event.withdrawn:
-            rib.routes.pop(prefix, None)
-            rib.stale.discard(prefix)
-        for route in event.announced:
-            rib.routes[route.prefix] = route
-            rib.stale.discard(route.prefix)
+    def _apply(self, event: SessionUp | SessionDown | RoutesChanged | EndOfRib, heard: float) -> None:
+        rib = self._peers.setdefault(event.peer, _PeerRib())
+        if isinstance(event, SessionUp):
+            rib.begin(heard)
+        elif isinstance(event, EndOfRib):
+            rib.end(event.version)
+        elif isinstance(event, RoutesChanged):
+            rib.change(event)
+        elif rib.restart_time_seconds is None:
+            del self._peers[event.peer]
+        else:
+            rib.retain(heard)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from bgp.events import EndOfRib, SessionUp, SpeakerLost, SpeakerSnapshot
+from bgp.events import EndOfRib, SessionDown, SessionUp, SpeakerLost, SpeakerSnapshot
 from bgp.route import LearnedRoute
 from controller.agent.cluster import Cluster
 from controller.agent.decision import Timing
@@ -231,14 +231,14 @@ async def test_a_lost_speaker_takes_no_route_with_it(routing: Routing, host: Hos
 
 
 async def test_the_end_of_a_stale_routes_time_wakes_the_loop(make: Callable[[int], Routing], host: Host) -> None:
-    """The speaker does not come back, nothing else happens, and the route is gone when its time is over."""
+    """The peer does not come back, nothing else happens, and the route is gone when its time is over."""
     routing = make(1)
     async with running(routing):
         routing.learn_interfaces(UPLINK)
         routing.learn_cluster(CLUSTER)
         routing.learn_event(LEARNED)
         await until(lambda: host.desired and THEIR_BLOCK in host.desired[-1].routes)
-        routing.learn_event(SpeakerLost("killed"))
+        routing.learn_event(SessionDown(THERE.addresses[0], "killed"))
         await until(lambda: THEIR_BLOCK not in host.desired[-1].routes)
     assert host.desired[-1].routes.keys() == {OWN_BLOCK}
 
@@ -250,6 +250,7 @@ async def test_a_peer_that_never_speaks_is_not_waited_for_longer_than_its_time(
     routing = make(1)
     async with running(routing):
         routing.learn_cluster(CLUSTER)
+        routing.learn_event(SpeakerSnapshot(frozenset(), frozenset(), ()))
         await until(lambda: host.desired and host.desired[-1].sweep is Sweep.EVERYTHING)
     assert host.desired[0].sweep is Sweep.LOCAL
 

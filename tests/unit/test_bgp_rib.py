@@ -54,9 +54,9 @@ def test_an_update_withdraws_before_it_announces(rib: AdjRibIn) -> None:
     assert known(rib) == {"10.9.0.0/26", "10.9.1.0/26"}
 
 
-@pytest.mark.parametrize("loss", [SessionDown(A, "reset"), SpeakerLost("gone")])
-def test_a_loss_keeps_the_routes_for_the_restart_time(rib: AdjRibIn, loss: SessionDown | SpeakerLost) -> None:
+def test_a_session_lost_keeps_the_routes_for_the_restart_time(rib: AdjRibIn) -> None:
     """They are stale but there until the restart time after the first loss; a second loss gives no more time."""
+    loss = SessionDown(A, "reset")
     rib.feed(loss, 10)
     rib.feed(loss, 100)
     rib.expire(129)
@@ -65,6 +65,42 @@ def test_a_loss_keeps_the_routes_for_the_restart_time(rib: AdjRibIn, loss: Sessi
     rib.expire(130)
     assert known(rib) == set()
     assert rib.next_expiry() is None
+
+
+def test_without_the_speaker_no_time_passes(rib: AdjRibIn) -> None:
+    """A lost speaker takes no route with it, however long it is away; the restart time goes on when it is back."""
+    rib.feed(SessionDown(A, "reset"), 10)
+    rib.feed(SpeakerLost("gone"), 30)
+    rib.expire(1_000)
+    assert rib.next_expiry() is None
+    assert known(rib) == {"10.9.0.0/26", "fd09::/122"}
+    rib.feed(SpeakerSnapshot(frozenset(), frozenset(), ()), 1_000)
+    assert rib.next_expiry() == 1_100
+    rib.expire(1_099)
+    assert known(rib) == {"10.9.0.0/26", "fd09::/122"}
+    rib.expire(1_100)
+    assert known(rib) == set()
+
+
+def test_nothing_is_settled_by_waiting_for_a_speaker_that_is_not_there() -> None:
+    """The restart time of a peer counts from the first word of the speaker, not from the start of this process."""
+    rib = AdjRibIn()
+    rib.configure([peer(A)], 0)
+    assert not rib.settled(1_000)
+    assert rib.next_expiry() is None
+    rib.feed(SpeakerSnapshot(frozenset(), frozenset(), ()), 1_000)
+    assert not rib.settled(1_119)
+    assert rib.settled(1_120)
+
+
+def test_a_peer_that_comes_late_is_given_its_time_to_announce() -> None:
+    """A session that comes up just before the wait for it ends is waited for again: its routes are on their way."""
+    rib = AdjRibIn()
+    rib.configure([peer(A)], 0)
+    rib.feed(SpeakerSnapshot(frozenset(), frozenset(), ()), 0)
+    rib.feed(SessionUp(A), 119)
+    assert not rib.settled(238)
+    assert rib.settled(239)
 
 
 def test_end_of_rib_sweeps_what_was_not_announced_again(rib: AdjRibIn) -> None:
@@ -98,17 +134,49 @@ def test_a_snapshot_replaces_what_is_known_and_keeps_the_rest_as_stale(rib: AdjR
     rib.feed(SpeakerSnapshot(frozenset({A}), frozenset({(A, 6)}), (route("10.9.7.0/26"),)), 20)
     assert known(rib) == {"10.9.7.0/26", "10.9.0.0/26"}
     assert rib.stale_count() == 1
-    rib.expire(130)
+    rib.expire(139)
+    assert known(rib) == {"10.9.7.0/26", "10.9.0.0/26"}
+    rib.expire(140)
     assert known(rib) == {"10.9.7.0/26"}
 
 
 def test_a_peer_no_longer_configured_takes_its_routes_with_it_at_once(rib: AdjRibIn) -> None:
-    """And events of a peer that is not configured change nothing."""
+    """And nothing that is heard of a peer that is not configured is used."""
     rib.configure([peer(B)], 5)
     assert known(rib) == set()
     rib.feed(changed("10.9.0.0/26"), 6)
     rib.feed(SpeakerSnapshot(frozenset({A}), frozenset(), (route("10.9.0.0/26"),)), 6)
     assert known(rib) == set()
+
+
+def test_a_peer_removed_and_configured_again_while_its_session_stands_has_its_routes_back(rib: AdjRibIn) -> None:
+    """It announces nothing again, so what was heard of it before and in between is what there is."""
+    rib.configure([], 5)
+    rib.feed(changed("10.9.1.0/26", withdrawn=("fd09::/122",)), 6)
+    rib.configure([peer(A)], 7)
+    assert known(rib) == {"10.9.0.0/26", "10.9.1.0/26"}
+    assert rib.settled(7)
+
+
+def test_a_peer_heard_before_it_is_configured_has_its_routes() -> None:
+    """The speaker may be known before the cluster is."""
+    rib = AdjRibIn()
+    ends = frozenset({(A, 4), (A, 6)})
+    rib.feed(SpeakerSnapshot(frozenset({A}), ends, (route("10.9.0.0/26"),)), 0)
+    rib.configure([peer(A)], 1)
+    assert known(rib) == {"10.9.0.0/26"}
+    assert rib.settled(1)
+
+
+@pytest.mark.parametrize("loss", [SessionDown(A, "not configured any more"), SpeakerLost("gone")])
+def test_a_peer_removed_whose_session_ends_is_forgotten(rib: AdjRibIn, loss: SessionDown | SpeakerLost) -> None:
+    """Configured again later, it begins with nothing, and is waited for."""
+    rib.configure([], 5)
+    rib.feed(loss, 6)
+    rib.configure([peer(A)], 7)
+    rib.feed(SpeakerSnapshot(frozenset(), frozenset(), ()), 7)
+    assert known(rib) == set()
+    assert not rib.settled(7)
 
 
 def test_the_same_prefix_of_two_peers_is_two_routes(rib: AdjRibIn) -> None:
