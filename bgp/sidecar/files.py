@@ -45,15 +45,15 @@ def api_command() -> str:
     return f"{sys.executable} -m bgp.sidecar"
 
 
-def load_desired(path: Path) -> tuple[Desired, tuple[Announcement, ...]]:
-    """Return the desired state and what was retiring; both empty if the file does not exist.
+def load_desired(path: Path) -> tuple[Desired, tuple[Announcement, ...]] | None:
+    """Return the desired state and what was retiring, or None if the file does not exist.
 
     Raises `wire.MalformedMessage` if it cannot be read as either.
     """
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
-        return Desired(), ()
+        return None
     messages = [wire.decode(line) for line in lines]
     match messages:
         case [Desired() as desired, Desired() as retiring]:
@@ -117,8 +117,8 @@ def write_initial_configuration(directory: Path) -> tuple[Peer, ...]:
     """
     path = configuration_path(directory)
     replace_file(path, render(api_command(), ()).encode())
-    desired, _ = load_desired(desired_path(directory))
-    peers = tuple(peer for peer in desired.peers if not refusal(peer))
+    kept = load_desired(desired_path(directory))
+    peers = () if kept is None else tuple(peer for peer in kept[0].peers if not refusal(peer))
     if peers:
         asyncio.run(write_configuration(path, peers))
     return peers

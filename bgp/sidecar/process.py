@@ -61,7 +61,10 @@ class Sidecar:
 
     def __init__(self, directory: Path, socket_path: Path) -> None:
         self._directory = directory
-        self._state = SidecarState(*_kept(directory))
+        kept = _kept(directory)
+        #: Whether anybody ever said what is wanted; until then ExaBGP goes on with what it does.
+        self._asked = kept is not None
+        self._state = SidecarState(*(kept or (Desired(), ())))
         self._clients = Clients(socket_path, greeting=self._greeting, on_desired=self._want)
         self._wake = asyncio.Event()
         self._deferred: dict[Step | type[Reload], asyncio.TimerHandle] = {}
@@ -145,6 +148,9 @@ class Sidecar:
             self._wake.set()
 
     def _want(self, desired: Desired) -> None:
+        if self._asked and desired == self._state.desired:
+            return
+        self._asked = True
         self._state.want(desired)
         self._save()
         self._tell_sessions()
@@ -153,7 +159,7 @@ class Sidecar:
     # ------------------------------------------------------------------------------------------------------ output
 
     async def _converge(self, channel: Channel) -> None:
-        while (step := self._state.next_step(self._deferred.keys())) is not None:
+        while self._asked and (step := self._state.next_step(self._deferred.keys())) is not None:
             if isinstance(step, Reload):
                 await self._reload(channel, step)
             elif isinstance(step, Flush):
@@ -234,10 +240,10 @@ def _commands(step: Change | Ending) -> list[str]:
     return [exabgp_commands.end_of_rib([step.peer], version) for version in (4, 6)]
 
 
-def _kept(directory: Path) -> tuple[Desired, Iterable[Announcement]]:
-    """Return the desired state kept, or an empty one if it cannot be read: an agent will bring a new one."""
+def _kept(directory: Path) -> tuple[Desired, Iterable[Announcement]] | None:
+    """Return the desired state kept, or None if there is none that can be read: an agent will bring one."""
     try:
         return load_desired(desired_path(directory))
     except (wire.MalformedMessage, OSError) as error:
         log.error("desired state lost", extra={"reason": str(error)})  # noqa: TRY400 - the reason says it all
-        return Desired(), ()
+        return None

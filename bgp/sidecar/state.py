@@ -76,8 +76,8 @@ Step: TypeAlias = Change | Ending | Flush | Reload
 class Session:
     """One session as observed, what was learned on it, and what was sent on it.
 
-    `queued` holds the attribute text of each prefix's last change since the queue was last seen empty. `in_sync` says
-    that nothing is left to be sent.
+    `unsure` are those of `sent` that a former sidecar may have sent or not. `queued` holds the attribute text of each
+    prefix's last change since the queue was last seen empty. `in_sync` says that nothing is left to be sent.
     """
 
     state: SessionState
@@ -86,6 +86,7 @@ class Session:
     routes: dict[IPNetwork, LearnedRoute] = field(default_factory=dict)
     received_ends: set[int] = field(default_factory=set)
     sent: dict[IPNetwork, str] = field(default_factory=dict)
+    unsure: set[IPNetwork] = field(default_factory=set)
     queued: dict[IPNetwork, str] = field(default_factory=dict)
     ended: bool = False
     in_sync: bool = False
@@ -122,18 +123,22 @@ class SidecarState:
     def recover(self, established: Mapping[IPAddress, bool], now: float) -> None:
         """Take over what ExaBGP is doing already; what a former sidecar sent is unknown.
 
-        Whatever may have been announced and is not desired counts as sent, so that it is withdrawn; whatever is desired
-        counts as not sent, and is announced again, which changes nothing at the peer.
+        Whatever may have been announced counts as sent, so that it is withdrawn when it is not desired, or as soon as
+        it is not any more; what is desired is announced again, which changes nothing at the peer. The queue may still
+        hold any of it, with attributes nobody knows.
         """
+        known_texts = {
+            prefix: exabgp_commands.attributes(announcement) for prefix, announcement in self.retiring.items()
+        } | self._wanted
         for address, is_established in established.items():
             state = SessionState.ESTABLISHED if is_established else SessionState.IDLE
             known = self.sessions.get(address)
             if known is None or known.state is not state:
                 known = self.sessions[address] = Session(state, now)
             if is_established:
-                known.sent = {
-                    prefix: exabgp_commands.attributes(announcement) for prefix, announcement in self.retiring.items()
-                }
+                known.sent = dict(known_texts)
+                known.unsure = set(known_texts)
+                known.queued = dict.fromkeys(known_texts, "")
         for address in self.sessions.keys() - established.keys():
             del self.sessions[address]
 
@@ -161,11 +166,9 @@ class SidecarState:
         return None if session is None else _learn(session, event)
 
     def snapshot(self) -> SpeakerSnapshot:
-        """Return what is established and learned."""
+        """Return what is established and learned, also from peers that are leaving: they may be desired again."""
         sessions = {
-            address: session
-            for address, session in self.sessions.items()
-            if session.state is SessionState.ESTABLISHED and address in self._peers
+            address: session for address, session in self.sessions.items() if session.state is SessionState.ESTABLISHED
         }
         return SpeakerSnapshot(
             established=frozenset(sessions),
@@ -257,7 +260,11 @@ class SidecarState:
         """Return the next step on one session; a `Change` without peers, so that equal ones can be put together."""
         wanted = self._wanted if address in self._peers else {}
         gone = {prefix: text for prefix, text in session.sent.items() if prefix not in wanted}
-        new = {prefix: text for prefix, text in wanted.items() if session.sent.get(prefix) != text}
+        new = {
+            prefix: text
+            for prefix, text in wanted.items()
+            if prefix in session.unsure or session.sent.get(prefix) != text
+        }
         for announce, prefixes in ((False, gone), (True, new)):
             if prefixes:
                 return _first_change(address, session, prefixes, announce=announce)
@@ -291,6 +298,7 @@ def _first_change(
 
 
 def _note_change(session: Session, change: Change) -> None:
+    session.unsure.difference_update(change.prefixes)
     for prefix in change.prefixes:
         session.queued[prefix] = change.attributes
         if change.announce:

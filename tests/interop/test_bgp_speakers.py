@@ -90,6 +90,20 @@ async def test_what_was_withdrawn_while_the_sidecar_was_dead_is_gone(network: Ne
     await two.until(lambda: two.learned() == {"10.20.7.0/26"}, "aware of the change")
 
 
+async def test_a_sidecar_that_finds_no_desired_state_leaves_sessions_alone(network: Network) -> None:
+    """Not knowing what is wanted is not wanting nothing: everything stays until an agent says what it wants."""
+    one, two = await pair(network)
+    await one.disconnect()
+    (one.host.state / "desired.jsonl").unlink()
+    (pid,) = one.host.sidecar_pids()
+    os.kill(pid, signal.SIGKILL)
+    again = network.agent(one.host)
+    await again.until(lambda: again.events, "given a snapshot")
+    await again.want(network.peers(one.host, two.host), blocks(one.host, "10.20.0.0/26", "10.20.6.0/26"))
+    await two.until(lambda: "10.20.6.0/26" in two.learned(), "aware of the new block")
+    assert "SessionDown" not in two.kinds()
+
+
 async def test_a_killed_speaker_comes_back_by_itself_and_its_peer_keeps_the_routes(network: Network) -> None:
     """ExaBGP is killed and started again without an agent: the peer never loses a route, and hears no withdrawal."""
     one, two = await pair(network)

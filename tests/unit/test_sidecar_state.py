@@ -6,6 +6,7 @@ import ipaddress
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -100,6 +101,14 @@ def settle(state: SidecarState, model: Model, deferred: Collection[Step | type[R
     raise AssertionError("no end of steps")
 
 
+def respawned(state: SidecarState, model: Model) -> SidecarState:
+    """Return the state of a new sidecar that has asked for everything; the queues stay as the old one left them."""
+    state = SidecarState(state.desired, state.retiring.values())
+    state.recover({address: address in model.up for address in ADDRESSES if address in model.loaded}, 3.0)
+    state.reloaded({address: model.loaded[address] for address in ADDRESSES if address in model.loaded})
+    return state
+
+
 wishes = st.tuples(
     st.just("want"), st.sets(st.sampled_from(ADDRESSES)), st.dictionaries(st.integers(0, 2), st.integers(1, 2))
 )
@@ -129,11 +138,7 @@ def test_every_established_peer_ends_with_exactly_what_is_desired(actions: list[
                     if step is not None:
                         model.carry_out(state, step)
             case ("respawn",):
-                for peer in model.up:
-                    model.send(peer)
-                state = SidecarState(state.desired, state.retiring.values())
-                state.recover({address: address in model.up for address in ADDRESSES if address in model.loaded}, 3.0)
-                state.reloaded({address: model.loaded[address] for address in ADDRESSES if address in model.loaded})
+                state = respawned(state, model)
     settle(state, model)
     assert state.in_agreement()
     wanted_peers = {peer.address for peer in state.desired.peers}
@@ -219,6 +224,47 @@ def test_what_retires_is_kept_until_it_was_withdrawn() -> None:
     settle(state, model)
     assert state.forget_retired()
     assert not state.retiring
+
+
+@pytest.mark.parametrize("wanted", [(), (announcement(0, 2),)], ids=["nothing", "other attributes"])
+def test_what_is_wanted_right_after_a_restart_replaces_what_the_former_sidecar_sent(
+    wanted: tuple[Announcement, ...],
+) -> None:
+    """The wish comes before the new sidecar sent anything, while what the old one sent is still in the queue."""
+    state, model = established(ADDRESSES[0])
+    settle(state, model)
+    state.want(Desired(state.desired.peers, (announcement(0, 1), announcement(2, 1))))
+    settle(state, model)
+    state = respawned(state, model)
+    state.want(Desired(state.desired.peers, wanted))
+    settle(state, model)
+    model.send(ADDRESSES[0])
+    assert set(model.has[ADDRESSES[0]]) == {one.prefix for one in wanted}
+    assert all("64512:2" in attributes for attributes in model.has[ADDRESSES[0]].values())
+
+
+def test_everything_wanted_is_sent_again_after_a_restart() -> None:
+    """What the former sidecar sent is not known for certain, so the new one repeats it once, and End-of-RIB."""
+    state, model = established(ADDRESSES[0])
+    settle(state, model)
+    state = respawned(state, model)
+    steps = []
+    while (step := state.next_step()) is not None:
+        steps.append(step)
+        model.carry_out(state, step)
+    assert [step.prefixes for step in steps if isinstance(step, Change)] == [PREFIXES[:2]]
+    assert steps[-1] == Ending(ADDRESSES[0])
+
+
+def test_a_peer_that_is_leaving_is_in_the_snapshot_until_it_left() -> None:
+    """It may be wanted again before its session ends, and would announce nothing again."""
+    state, model = established(ADDRESSES[0])
+    settle(state, model)
+    state.observe(RoutesChanged(ADDRESSES[0], (), (LearnedRoute(PREFIXES[2], ADDRESSES[0], ADDRESSES[0]),)))
+    state.want(Desired())
+    assert [route.peer for route in state.snapshot().routes] == [ADDRESSES[0]]
+    settle(state, model)
+    assert state.snapshot().routes == ()
 
 
 def test_only_the_end_of_an_established_session_is_a_loss() -> None:
