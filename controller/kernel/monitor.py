@@ -56,7 +56,7 @@ _RETURN: Final = 0x06
 class KernelChange(Enum):
     """What may have changed."""
 
-    #: A route of ours, by somebody else's hand.
+    #: A route of ours, by somebody else's hand or along with an address.
     ROUTES = "routes"
     #: A link other than a new one went up or down, or one that is no workload's is gone.
     LINKS = "links"
@@ -118,6 +118,8 @@ def changes_of(kind: int, body: bytes) -> Iterator[KernelChange]:
     elif kind in {RTM_NEWADDR, RTM_DELADDR}:
         if IFADDRMSG.unpack_from(body)[3] == RT_SCOPE_UNIVERSE:
             yield KernelChange.ADDRESSES
+            # A link's last address takes the link's routes along without an event of theirs; its return allows them.
+            yield KernelChange.ROUTES
     elif kind == RTM_NEWLINK:
         # A link that goes down takes its routes along without an event of theirs. A new link has no routes yet.
         changed = IFINFOMSG.unpack_from(body)[4]

@@ -36,9 +36,11 @@ def fib(host: object) -> Iterator[KernelFib]:
 
 @pytest_asyncio.fixture
 async def programmer(fib: KernelFib) -> AsyncIterator[RouteProgrammer]:
-    """Run a programmer that the monitor wakes."""
+    """Run a programmer that the monitor wakes whenever routes may have changed."""
     made = RouteProgrammer(fib)
-    monitor = KernelMonitor(fib.port_id, lambda _: made.kernel_changed())
+    monitor = KernelMonitor(
+        fib.port_id, lambda change: None if change is KernelChange.ADDRESSES else made.kernel_changed()
+    )
     monitor.start(asyncio.get_running_loop())
     task = asyncio.create_task(made.run())
     try:
@@ -130,6 +132,19 @@ async def test_routes_come_back_with_their_link(
     await until(lambda: fib.dump() == wanted.routes and not programmer.failures)
 
 
+async def test_routes_come_back_with_their_address(
+    programmer: RouteProgrammer, fib: KernelFib, ip: Callable[[str], str]
+) -> None:
+    """The last address of a link takes the link's routes along without a word; they are back when it is."""
+    wanted = desired(10)
+    programmer.set(wanted)
+    await synced(programmer)
+    ip("address del 192.0.2.1/24 dev up0")
+    await until(lambda: bool(programmer.failures))
+    ip("address add 192.0.2.1/24 dev up0")
+    await until(lambda: fib.dump() == wanted.routes and not programmer.failures)
+
+
 async def test_a_restart_with_the_same_routes_writes_nothing(fib: KernelFib, programmer: RouteProgrammer) -> None:
     """The kernel reports no route event at all while a second programmer takes over an identical set."""
     programmer.set(desired(500))
@@ -168,10 +183,10 @@ async def test_own_writes_and_foreign_routes_wake_nobody(fib: KernelFib, ip: Cal
         # One path, in order: a hint of what was before would come first.
         ip("address add 198.51.100.1/24 dev far0")
         await until(lambda: bool(seen))
-        assert seen == [KernelChange.ADDRESSES]
+        assert seen == [KernelChange.ADDRESSES, KernelChange.ROUTES]
         ip("route add 10.79.0.0/16 dev far0 proto 116")
-        await until(lambda: len(seen) > 1)
-        assert seen[1:] == [KernelChange.ROUTES]
+        await until(lambda: len(seen) > 2)
+        assert seen[2:] == [KernelChange.ROUTES]
     finally:
         monitor.close()
 
@@ -205,7 +220,7 @@ async def test_links_are_hints_when_routes_may_be_gone(fib: KernelFib, ip: Calla
         ip("link add extra0 type bridge")
         ip("address add 198.51.100.1/32 dev lo")
         await until(lambda: bool(seen))
-        assert seen == [KernelChange.ADDRESSES]
+        assert seen == [KernelChange.ADDRESSES, KernelChange.ROUTES]
         for number, command in enumerate(("link set up0 down", "link set up0 up", "link del extra0"), 1):
             ip(command)
             await until(lambda: seen.count(KernelChange.LINKS) >= number)  # noqa: B023  awaited in its round
