@@ -24,9 +24,10 @@ def best(routes: Iterable[LearnedRoute]) -> tuple[LearnedRoute, ...]:
     The result does not depend on the order of the routes given.
     """
     candidates = list(routes)
-    if len(candidates) > 1:
-        for step in (_highest_preference, _shortest_path, _lowest_origin, _lowest_med):
-            candidates = step(candidates)
+    if len(candidates) < 2:  # noqa: PLR2004 - nothing to choose from, as for nearly every prefix
+        return tuple(candidates)
+    for step in (_highest_preference, _shortest_path, _lowest_origin, _lowest_med):
+        candidates = step(candidates)
     return _one_per_next_hop(candidates)
 
 

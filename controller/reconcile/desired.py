@@ -56,22 +56,23 @@ def learned_routes(
     The device is that of the subnet the next hop lies in; several equal paths become one ECMP route.
     """
     subnets = tuple(interfaces)
-    index_of: dict[IPAddress, int | None] = {}
+    hop_of: dict[IPAddress, NextHop | None] = {}
     routes: dict[IPNetwork, KernelRoute] = {}
     unresolved: list[Unresolved] = []
     for prefix, paths in best_of.items():
-        hops = set()
-        for gateway in {path.next_hop for path in paths}:
-            if gateway not in index_of:
-                index_of[gateway] = device_of(gateway, subnets)
-            index = index_of[gateway]
-            if index is None:
+        hops = []
+        for gateway in dict.fromkeys(path.next_hop for path in paths):
+            if gateway not in hop_of:
+                index = device_of(gateway, subnets)
+                hop_of[gateway] = None if index is None else NextHop(gateway, index)
+            hop = hop_of[gateway]
+            if hop is None:
                 unresolved.append(Unresolved(prefix, gateway))
             else:
-                hops.add(NextHop(gateway, index))
+                hops.append(hop)
         if hops:
-            ordered = tuple(sorted(hops, key=lambda hop: (int(hop.gateway or 0), hop.link_index)))
-            routes[prefix] = KernelRoute(prefix, RouteKind.UNICAST, ordered)
+            hops.sort(key=lambda hop: (int(hop.gateway or 0), hop.link_index))
+            routes[prefix] = KernelRoute(prefix, RouteKind.UNICAST, tuple(hops))
     return routes, tuple(unresolved)
 
 
