@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from controller.agent import logs
+from controller import logs
 from controller.agent.composition import Agent
 from controller.agent.notify import notify
 from controller.errors import TortieError

@@ -16,6 +16,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
+from controller import logs
 from controller.errors import RefusedError
 from controller.lab.services import services_of
 from controller.lab.state import manifest_path, read_manifest
@@ -193,7 +194,7 @@ def _kill_group(leader: int) -> None:
 def main() -> None:
     """Run the supervisor of the lab named on the command line, which gives up the lock whose descriptor comes next."""
     os.close(int(sys.argv[2]))
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logs.configure("info")
     asyncio.run(Supervisor(sys.argv[1]).run())
 
 

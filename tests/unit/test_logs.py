@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from controller.agent.logs import FieldFormatter
+from controller.logs import FieldFormatter
 
 
 def line(message: str = "block claimed", **fields: object) -> str:
