@@ -56,7 +56,8 @@ def ask(lab: str, do: str, service: str = "") -> dict[str, dict[str, Any]]:
                 answer = json.loads(answers.readline())
     except (OSError, ValueError) as error:
         raise SupervisorUnavailable(
-            f"the supervisor of lab {lab} does not answer ({error}); `tortiectl lab up` builds the lab anew"
+            f"the supervisor of lab {lab} does not answer ({error}); "
+            f"`tortiectl lab up --name {lab}` builds the lab anew"
         ) from error
     if "error" in answer:
         raise RefusedError(answer["error"])

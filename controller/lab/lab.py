@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from controller.errors import RefusedError, TortieError
+from controller.errors import RefusedError
 from controller.lab import reachability, readiness, wiring
 from controller.lab.control import SupervisorUnavailable, ask, start_supervisor
 from controller.lab.layout import (
@@ -34,8 +34,8 @@ from controller.lab.layout import (
 )
 from controller.lab.network import Network, namespaces_of, remove_namespaces
 from controller.lab.processes import kill_processes_in
-from controller.lab.services import enter, environment, services_of, write_consul_configuration
-from controller.lab.state import locked, read_manifest, write_manifest
+from controller.lab.services import enter, environment, prepare_consul, services_of
+from controller.lab.state import locked, manifest_path, read_manifest, write_manifest
 from controller.lab.status import LabStatus, observe
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Lab:
                         f"lab {self.name} runs on {present.store}, dual-stack {'on' if present.dual_stack else 'off'}; "
                         f"remove it with `tortiectl lab down --name {self.name}`, or choose another --name"
                     )
-                self._tell(f"lab {self.name} is running already")
+                self._tell(f"lab {self.name} is running already and stays as it is")
                 return observe(present)
             if present is not None or namespaces_of(self.name):
                 self._remove(lock)
@@ -81,14 +81,14 @@ class Lab:
             write_manifest(wanted)
             try:
                 return observe(self._build(wanted, lock))
-            except TortieError:
-                self._tell(f"failed; what there is stays until `tortiectl lab down --name {self.name}`")
+            except BaseException:
+                self._tell(f"not finished; what there is stays until `tortiectl lab down --name {self.name}`")
                 raise
 
     def down(self) -> bool:
         """Remove everything of the lab, however much of it there is; return whether there was anything."""
         with locked(self.name) as lock:
-            there = read_manifest(self.name) is not None or bool(namespaces_of(self.name))
+            there = manifest_path(self.name).exists() or bool(namespaces_of(self.name))
             self._remove(lock)
         return there
 
@@ -142,7 +142,7 @@ class Lab:
     def add_node(self, *, workloads: int = 2) -> str:
         """Add a host with workloads, wait until all reach each other, and return its name."""
         with locked(self.name) as lock:
-            layout = self.layout()
+            layout = self._finished()
             host = planned_host(layout.last_index + 1, workloads)
             if host.index > MAX_HOSTS:
                 raise RefusedError(f"lab {self.name} has had {MAX_HOSTS} hosts, which is the most")
@@ -160,7 +160,10 @@ class Lab:
             host = layout.host(name)
             left = layout.without_host(host)
             if not left.hosts:
-                raise RefusedError(f"{name} is the last host of lab {self.name}; `tortiectl lab down` removes the lab")
+                raise RefusedError(
+                    f"{name} is the last host of lab {self.name}; "
+                    f"`tortiectl lab down --name {self.name}` removes the lab"
+                )
             for service in services_of(layout).keys() - services_of(left).keys():
                 ask(self.name, "stop", service)
             deleted = readiness.tortiectl(layout, FABRIC, ["node", "delete", "--missing-ok", name])
@@ -175,7 +178,7 @@ class Lab:
     def add_workload(self, host_name: str) -> Workload:
         """Wire one more workload on a host and return it."""
         with locked(self.name) as lock:
-            layout = self.layout()
+            layout = self._finished()
             host = layout.host(host_name)
             numbers = [int(workload.name.partition("w")[2]) for workload in host.workloads]
             workload = Workload(f"{host.name}w{max(numbers, default=0) + 1}")
@@ -201,6 +204,15 @@ class Lab:
             write_manifest(layout.with_host(replace(host, workloads=kept)))
             self._remove_namespaces(layout, [name], lock)
 
+    def _finished(self) -> Layout:
+        """Return the layout of a lab that has been up: in another one nobody could ever reach everybody."""
+        layout = self.layout()
+        if not layout.complete:
+            raise RefusedError(
+                f"lab {self.name} was never finished; `tortiectl lab up --name {self.name}` builds it anew"
+            )
+        return layout
+
     def _runs(self, layout: Layout) -> bool:
         try:
             ask(self.name, "status")
@@ -213,7 +225,7 @@ class Lab:
         (layout.state / "tortie.toml").touch()
         wiring.install_plugin(layout)
         if layout.store == "consul":
-            write_consul_configuration(layout)
+            prepare_consul(layout)
         network = Network(layout, lock)
         network.make_fabric()
         self._make_hosts(network, layout, layout.hosts)
@@ -258,7 +270,6 @@ class Lab:
         namespaces = namespaces_of(self.name)
         kill_processes_in(namespaces.values())
         remove_namespaces(namespaces, lock=lock)
-
         shutil.rmtree(state_directory(self.name), ignore_errors=True)
 
     def _remove_namespaces(self, layout: Layout, places: Iterable[str], lock: int) -> None:

@@ -27,6 +27,7 @@ FABRIC_INDEX: Final = 254
 POOLS: Final = {"ipv4": "10.244.0.0/16", "ipv6": "fd00:244::/64"}
 CONSUL: Final = "consul"
 MAX_HOSTS: Final = 250
+STATE_ROOT: Final = Path("/run")
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 
 
@@ -159,7 +160,7 @@ def planned_host(index: int, workloads: int) -> Host:
 def state_directory(name: str) -> Path:
     """Return the state directory of the lab of this name; raises `RefusedError`."""
     check_name(name)
-    return Path("/run") / f"tortie-{name}"
+    return STATE_ROOT / f"tortie-{name}"
 
 
 def check_name(name: str) -> None:

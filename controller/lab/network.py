@@ -104,12 +104,18 @@ def namespaces_of(lab: str) -> dict[str, tuple[int, int]]:
 
 
 def remove_namespaces(names: Iterable[str], *, lock: int) -> None:
-    """Remove namespaces by name, and with them every link in them; one that is gone is no error."""
-    lines = "".join(f"netns delete {name}\n" for name in names if (NAMESPACES / name).exists())
+    """Remove namespaces by name, and with them every link in them; one that is gone is no error.
+
+    Raises `KernelRefused` when one remains.
+    """
+    present = [name for name in names if (NAMESPACES / name).exists()]
+    lines = "".join(f"netns delete {name}\n" for name in present)
     command = ["ip", "-force", "-batch", "-"]
-    subprocess.run(
+    done = subprocess.run(
         command, input=lines, text=True, capture_output=True, timeout=_TIMEOUT_SECONDS, pass_fds=(lock,), check=False
     )
+    if left := [name for name in present if (NAMESPACES / name).exists()]:
+        raise KernelRefused(f"removal of the namespaces {', '.join(left)}", done.returncode, done.stderr.strip())
 
 
 def _without_detection(version: int) -> str:

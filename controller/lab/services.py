@@ -59,8 +59,7 @@ def environment(layout: Layout, host: Host | None) -> dict[str, str]:
     return {**kept, **layout.environment(host), "PATH": path, "PYTHONUNBUFFERED": "1"}
 
 
-def consul_program() -> str:
-    """Return the path of Consul's server; raises `RefusedError`."""
+def _consul_program() -> str:
     beside = REPOSITORY / ".tools" / "bin" / "consul"
     found = os.environ.get("TORTIE_CONSUL") or (str(beside) if beside.exists() else shutil.which("consul"))
     if found is None:
@@ -68,8 +67,14 @@ def consul_program() -> str:
     return found
 
 
-def write_consul_configuration(layout: Layout) -> None:
-    """Write the configuration of the lab's Consul server."""
+def prepare_consul(layout: Layout) -> None:
+    """Write the configuration of the lab's Consul server and fix which program it is; raises `RefusedError`.
+
+    The supervisor that starts it does not see the caller's TORTIE_CONSUL.
+    """
+    link = _consul_link(layout)
+    link.unlink(missing_ok=True)
+    link.symlink_to(Path(_consul_program()).absolute())
     address = str(FABRIC_NETWORKS[4][FABRIC_INDEX])
     configuration = {
         "server": True,
@@ -87,9 +92,13 @@ def write_consul_configuration(layout: Layout) -> None:
 
 
 def _consul(layout: Layout) -> Service:
-    command = (consul_program(), "agent", "-config-file", str(_consul_file(layout)))
+    command = (str(_consul_link(layout)), "agent", "-config-file", str(_consul_file(layout)))
     settings = {**environment(layout, None), "GOMAXPROCS": "2"}
     return Service(CONSUL, (*enter(layout.namespace(FABRIC)), *command), settings, layout.log(CONSUL))
+
+
+def _consul_link(layout: Layout) -> Path:
+    return layout.state / "consul-program"
 
 
 def _consul_file(layout: Layout) -> Path:

@@ -8,7 +8,7 @@ import os
 import time
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from controller.errors import RefusedError
 from controller.lab.layout import Host, Layout, Workload, state_directory
@@ -69,19 +69,25 @@ def write_manifest(layout: Layout) -> None:
 
 
 def read_manifest(name: str) -> Layout | None:
-    """Return the lab of this name, None if there is none."""
+    """Return the lab of this name, None if there is none; raises `RefusedError` if it cannot be read."""
+    path = manifest_path(name)
     try:
-        fields = json.loads(manifest_path(name).read_text())
+        fields = json.loads(path.read_text())
+        hosts = tuple(_host(host) for host in fields.pop("hosts"))
+        return Layout(hosts=hosts, **fields)
     except FileNotFoundError:
         return None
-    hosts = tuple(
-        Host(
-            host["index"],
-            tuple(Workload(workload["name"], tuple(workload["addresses"])) for workload in host["workloads"]),
-        )
-        for host in fields.pop("hosts")
-    )
-    return Layout(hosts=hosts, **fields)
+    except PermissionError as error:
+        raise RefusedError(f"{path} cannot be read ({error.strerror}); run the lab as root") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise RefusedError(
+            f"{path} is no lab's manifest ({error}); `tortiectl lab down --name {name}` removes what there is"
+        ) from error
+
+
+def _host(fields: dict[str, Any]) -> Host:
+    workloads = (Workload(each["name"], tuple(each["addresses"])) for each in fields["workloads"])
+    return Host(fields["index"], tuple(workloads))
 
 
 def manifest_path(name: str) -> Path:

@@ -18,6 +18,7 @@ from controller.lab.layout import StoreKind, is_namespace_of
 from controller.lab.network import NAMESPACES, namespaces_of
 from controller.lab.processes import processes_in
 from controller.lab.services import program
+from controller.lab.state import manifest_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,6 +86,7 @@ def test_a_killed_service_comes_back_and_a_stopped_one_does_not(new_lab: Callabl
     os.kill(before["h1/agent"] or 0, signal.SIGKILL)
     wait_until(lambda: any(each.name == "h1/agent" and each.restarts == 1 for each in lab.status().services), "restart")
     wait_until(lambda: lab.status().hosts[0].ready, "h1 is ready again")
+    assert "service=h1/agent" in lab.log("supervisor").read_text()
     status = lab.status()
     stopped = next(service for service in status.services if service.name == "h2/agent")
     assert (stopped.state, stopped.pid) == ("stopped", None)
@@ -139,6 +141,40 @@ def test_what_a_killed_up_left_is_replaced(new_lab: Callable[[], Lab]) -> None:
     lab = new_lab()
     _killed_up(lab, "pools")
     assert lab.up(nodes=1, workloads=1).healthy
+
+
+def test_what_a_killed_up_left_takes_no_more(new_lab: Callable[[], Lab]) -> None:
+    """A host added to half a lab would wait in vain: the request is refused at once, with the way out."""
+    lab = new_lab()
+    _killed_up(lab, "pools")
+    with pytest.raises(RefusedError, match=f"never finished; `tortiectl lab up --name {lab.name}`"):
+        lab.add_node(workloads=1)
+    with pytest.raises(RefusedError, match="never finished"):
+        lab.add_workload("h1")
+
+
+def test_a_lab_whose_manifest_is_broken_is_removed(new_lab: Callable[[], Lab]) -> None:
+    """What there is is found by looking, whatever the manifest says."""
+    lab = new_lab()
+    lab.up(nodes=1, workloads=1)
+    manifest_path(lab.name).write_text("{")
+    assert _tortiectl(lab, "status").returncode == 1
+    assert lab.down()
+    assert remains(lab) == []
+
+
+def test_an_interrupted_up_says_what_stays(new_lab: Callable[[], Lab]) -> None:
+    """Whoever changes their mind half-way reads how to remove the half."""
+    lab = new_lab()
+    command = [program("tortiectl"), "lab", "up", "--name", lab.name, "--nodes", "2", "--workloads", "1"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert "namespaces" in first
+    assert f"`tortiectl lab down --name {lab.name}`" in rest
+    assert process.returncode == 130
 
 
 def test_a_lab_without_its_supervisor_is_removed(new_lab: Callable[[], Lab]) -> None:

@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from controller.errors import RefusedError
+from controller.errors import KernelRefused, RefusedError
+from controller.lab import layout as layout_module
+from controller.lab import network
 from controller.lab.layout import is_namespace_of, plan, planned_host
+from controller.lab.network import remove_namespaces
 from controller.lab.processes import processes_in
-from controller.lab.services import environment, services_of
+from controller.lab.services import environment, prepare_consul, services_of
+from controller.lab.state import manifest_path, read_manifest
 
 
 def test_a_lab_knows_its_own_namespaces_and_no_others() -> None:
@@ -81,6 +85,43 @@ def test_the_callers_own_settings_stay_outside(monkeypatch: pytest.MonkeyPatch) 
     settings = environment(layout, layout.hosts[0])
     assert settings["TORTIE_SQLITE_PATH"] == "/run/tortie-a/store.db"
     assert "TORTIE_CONSUL_TOKEN" not in settings
+
+
+@pytest.fixture
+def state_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put the state of every lab into a directory of the test's own."""
+    monkeypatch.setattr(layout_module, "STATE_ROOT", tmp_path)
+    return tmp_path
+
+
+def test_the_consul_that_was_named_is_the_one_that_runs(state_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The supervisor has none of its operator's settings, and starts the same server all the same."""
+    monkeypatch.setenv("TORTIE_CONSUL", "/bin/true")
+    layout = plan("a", nodes=1, workloads=0, store="consul", dual_stack=False)
+    layout.state.mkdir()
+    prepare_consul(layout)
+    monkeypatch.delenv("TORTIE_CONSUL")
+    program = services_of(layout)["consul"].command[3]
+    assert Path(program).parent == state_in / "tortie-a"
+    assert Path(program).readlink() == Path("/bin/true")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"hosts": 1}', '{"hosts": [], "colour": 1}'])
+def test_a_manifest_that_is_none_is_refused_with_the_way_out(state_in: Path, text: str) -> None:
+    """Whatever broke the file, the operator reads what to do and no traceback."""
+    (state_in / "tortie-a").mkdir()
+    manifest_path("a").write_text(text)
+    with pytest.raises(RefusedError, match="`tortiectl lab down --name a` removes"):
+        read_manifest("a")
+
+
+def test_a_namespace_that_stays_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A removal that did not remove is no success, and says which namespace is left."""
+    monkeypatch.setattr(network, "NAMESPACES", tmp_path)
+    stuck = f"tortie-t{os.getpid()}-h1"
+    (tmp_path / stuck).touch()
+    with Path(os.devnull).open() as lock, pytest.raises(KernelRefused, match=stuck):
+        remove_namespaces([stuck, "tortie-gone-h1"], lock=lock.fileno())
 
 
 def test_processes_are_found_by_their_namespace() -> None:
