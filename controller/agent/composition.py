@@ -65,7 +65,6 @@ class Agent:
         self._store_reason: str | None = "not reached yet"
         self._register = asyncio.Event()
         self._assigning = asyncio.Event()
-        self._peered = asyncio.Event()
         self._look = asyncio.Event()
         self._mtu_bytes = settings.mtu_bytes
         self._assigner = Assigner(store, node.name, time.time)
@@ -199,13 +198,10 @@ class Agent:
             self._assigner.set_pools(cluster.pools)
             await self._assigning.wait()
             self._routing.learn_cluster(cluster)
-            self._peered.set()
             if cluster.nodes.get(self._node.name) != self._node:
                 self._register.set()
 
     async def _listen(self) -> None:
-        """Follow the speaker, once it is known who the peers are: what others announce is not believed, nor kept."""
-        await self._peered.wait()
         async for event in self._speaker.events():
             self._routing.learn_event(event)
 
