@@ -109,4 +109,8 @@ def _try_again_soon() -> None:
         self._time = time.time() + self._next
         self._next = min(max(2 * self._next, _FIRST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
 
+    def backoff(self: Any) -> bool:  # noqa: ANN401 - ExaBGP's
+        return bool(0 <= self._time - time.time() <= _LONGEST_PAUSE_SECONDS)
+
     Delay.increase = increase
+    Delay.backoff = backoff

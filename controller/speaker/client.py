@@ -52,8 +52,10 @@ class SidecarSpeaker:
 
     async def set(self, peers: Collection[Peer], announcements: Collection[Announcement]) -> None:
         """Make these the whole desired state; it is sent at once or as soon as the sidecar is there."""
-        self._desired = Desired(tuple(peers), tuple(announcements))
-        self._changed.set()
+        desired = Desired(tuple(peers), tuple(announcements))
+        if desired != self._desired:
+            self._desired = desired
+            self._changed.set()
 
     async def events(self) -> AsyncGenerator[SpeakerEvent, None]:
         """Deliver a snapshot at every connection, then events, and `SpeakerLost` once for every connection lost.

@@ -96,6 +96,20 @@ async def test_what_is_desired_is_sent_at_every_connection_and_at_every_change(
         assert await script.told.get() == Desired((), announcements(2))
 
 
+async def test_what_is_desired_already_is_not_sent_again(script: Script, speaker: SidecarSpeaker) -> None:
+    """The agent says it at every decision, and a decision is made at every update of a peer."""
+    await script.open()
+    async with asyncio.timeout(30), contextlib.aclosing(speaker.events()) as events:
+        assert await anext(events) == EMPTY
+        await speaker.set([], announcements(1))
+        assert await script.told.get() == Desired((), announcements(1))
+        await speaker.set([], announcements(1))
+        for _ in range(10):
+            await asyncio.sleep(0)  # the sender's turn, should it have something to send
+        await speaker.set([], announcements(2))
+        assert await script.told.get() == Desired((), announcements(2))
+
+
 async def test_sessions_are_kept_beside_the_events(script: Script, speaker: SidecarSpeaker) -> None:
     """They are what the sidecar said last, and unknown once it is lost."""
     status = SessionStatus(HERE, SessionState.IDLE, 1.0, "refused")
