@@ -78,7 +78,9 @@ class PoolSpec(_Document):
     node_selector: Annotated[str, AfterValidator(_known_selector)] = Field(
         default=_EVERY_NODE, description="which nodes take addresses from the pool"
     )
-    nat_outgoing: bool = Field(default=False, description="masquerade traffic that leaves the pools")
+    nat_outgoing: bool = Field(
+        default=False, description="masquerade traffic that leaves the pools (kept, without effect yet)"
+    )
     disable_bgp_export: bool = Field(default=False, alias="disableBGPExport", description="announce none of its blocks")
 
 

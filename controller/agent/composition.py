@@ -36,6 +36,7 @@ from controller.private_socket import listening
 from controller.reconcile.links import WorkloadLinks
 from controller.reconcile.programmer import RouteProgrammer
 from controller.speaker.client import SidecarSpeaker
+from controller.store.loss_guard import LossGuard
 from controller.store.opening import StoreSettings, open_store
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Agent:
         store_settings = StoreSettings.of(settings)
         node, uplinks = await find_node(settings)
         await asyncio.to_thread(enable_forwarding)
-        return cls(settings, node, uplinks, open_store(store_settings))
+        return cls(settings, node, uplinks, LossGuard(open_store(store_settings)))
 
     async def run(self) -> None:
         """Serve until cancelled; then close every connection and leave routes, links and sessions as they are.
@@ -141,6 +142,7 @@ class Agent:
             decision=self._routing.decision,
             routes_in_sync=self._programmer.in_sync.is_set(),
             route_failures=self._programmer.failures,
+            missing_addresses=self._routing.missing_addresses(),
             holders=self._assigner.holders(),
             pool_count=len(cluster.pools),
             malformed=cluster.malformed,

@@ -24,8 +24,14 @@ if TYPE_CHECKING:
     from controller.ports import InterfaceAddress, Speaker
     from controller.reconcile.links import WorkloadLinks
     from controller.reconcile.programmer import RouteProgrammer
+    from ipam.address import IPAddress
 
 log = logging.getLogger(__name__)
+
+#: A decision is followed by a rest as long as it took, within these bounds, for nothing else runs meanwhile: updates
+#: and workloads that come in a flood cost half of one CPU at most, and are decided on together.
+_SHORTEST_REST_SECONDS = 0.001
+_LONGEST_REST_SECONDS = 1.0
 
 
 class Routing:
@@ -76,6 +82,11 @@ class Routing:
             self._interfaces = interfaces
             self.mark()
 
+    def missing_addresses(self) -> tuple[IPAddress, ...]:
+        """Return those addresses of this node that no interface has any more."""
+        present = {interface.address for interface in self._interfaces}
+        return tuple(address for address in self._node.addresses if address not in present)
+
     def learn_event(self, event: SpeakerEvent) -> None:
         """Take in one event of the speaker."""
         if isinstance(event, SpeakerLost):
@@ -91,7 +102,10 @@ class Routing:
         while True:
             await self._until_due()
             self._dirty.clear()
+            started = time.monotonic()
             await self.iterate()
+            worked_seconds = time.monotonic() - started
+            await asyncio.sleep(min(max(worked_seconds, _SHORTEST_REST_SECONDS), _LONGEST_REST_SECONDS))
 
     async def iterate(self) -> None:
         """Decide once, on what is known now."""

@@ -46,6 +46,7 @@ class Observed:
     decision: Decision | None
     routes_in_sync: bool
     route_failures: Mapping[IPNetwork, RouteFailure]
+    missing_addresses: tuple[IPAddress, ...]
     holders: Mapping[IPAddress, Holder]
     pool_count: int
     malformed: Mapping[str, str]
@@ -83,8 +84,14 @@ def _problems(observed: Observed) -> tuple[str, ...]:
     problems = [] if first is None else [first]
     if observed.speaker_reason is not None:
         problems.append(f"the BGP sidecar is not connected: {observed.speaker_reason}; learned routes stay as they are")
-    problems += [f"{reason}; it counts as absent until it is written anew" for reason in observed.malformed.values()]
+    problems += [
+        f"{reason}; what it said before stays until it is written anew" for reason in observed.malformed.values()
+    ]
     problems += [f"route {prefix}: {failure.reason}" for prefix, failure in observed.route_failures.items()]
+    problems += [
+        f"address {address} of this node is on no interface; restart the agent if the host was given another one"
+        for address in observed.missing_addresses
+    ]
     if observed.decision is not None:
         problems += [
             f"{missing.prefix} has next hop {missing.next_hop}, which lies in no subnet of this host's interfaces"

@@ -35,9 +35,7 @@ async def delete_node(store: Store, node: str) -> tuple[IPAddress, ...]:
     `RefusedError` for what cannot be a name, `TransientError` after many conflicts, `MalformedRecord` for a block that
     cannot be read, and what the store raises.
     """
-    if "/" in node or not node:
-        # It would lead into the share of another node.
-        raise RefusedError(f"{node!r} cannot be a node's name; `tortiectl get nodes` shows them")
+    _check_name(node)
     freed: list[IPAddress] = []
     conflict_count = 0
     while True:
@@ -55,6 +53,21 @@ async def delete_node(store: Store, node: str) -> tuple[IPAddress, ...]:
                     f"{conflict}; stop the node's agent, then delete the node again"
                 ) from conflict
             await asyncio.sleep(random.uniform(0, _LONGEST_PAUSE_SECONDS))  # noqa: S311  spreads retries, protects nothing
+
+
+async def held_by(store: Store, node: str) -> tuple[IPAddress, ...]:
+    """Return the addresses the node holds, in its own blocks and in others; raises what `delete_node` raises."""
+    _check_name(node)
+    cidrs = map(share_cidr, await store.list(keys.share(node)))
+    entries = await store.get({keys.block(cidr) for cidr in cidrs if cidr is not None})
+    blocks = [decode_block(key, entry.value) for key, entry in sorted(entries.items())]
+    return tuple(address for block in blocks for address, holder in block.assignments() if holder.node == node)
+
+
+def _check_name(node: str) -> None:
+    if "/" in node or not node:
+        # It would lead into the share of another node.
+        raise RefusedError(f"{node!r} cannot be a node's name; `tortiectl get nodes` shows them")
 
 
 async def _free_some(store: Store, node: str, share: Iterable[str]) -> list[IPAddress]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from controller.agent_client import AgentStatus, agent_status
-from controller.assignment.node_deletion import delete_node
+from controller.assignment.node_deletion import delete_node, held_by
 from controller.cli.connection import Connection, pass_connection
 from controller.cli.examples import examples
 from controller.cli.output import output_option, print_boxed, print_document
@@ -49,21 +49,29 @@ def status(context: click.Context, connection: Connection, form: str) -> None:
 @node.command()
 @click.argument("name")
 @click.option("--missing-ok", is_flag=True, help="A node that does not exist is no error.")
+@click.option("--force", is_flag=True, help="Delete it although workloads hold addresses of it.")
 @pass_connection
-@examples("tortiectl node delete host7")
-def delete(connection: Connection, name: str, *, missing_ok: bool) -> None:
+@examples("tortiectl node delete host7", "tortiectl node delete --force host7")
+def delete(connection: Connection, name: str, *, missing_ok: bool, force: bool) -> None:
     """Remove a node that is gone for good: its record, its blocks and its addresses.
 
-    Stop its agent first; an agent that runs registers again.
+    Stop its agent first; an agent that runs registers again. A node that holds addresses is deleted only with --force,
+    because they may be given to others at once.
     """
-    released = connection.with_store(lambda store: _delete(store, name, missing_ok=missing_ok))
+    released = connection.with_store(lambda store: _delete(store, name, missing_ok=missing_ok, force=force))
     click.echo(f"node {name} deleted, {len(released)} addresses released")
 
 
-async def _delete(store: Store, name: str, *, missing_ok: bool) -> tuple[IPAddress, ...]:
+async def _delete(store: Store, name: str, *, missing_ok: bool, force: bool) -> tuple[IPAddress, ...]:
     if not missing_ok and not await store.get([keys.node(name)]) and not await store.list(keys.share(name)):
         present = ", ".join(key.removeprefix(keys.NODES) for key in await store.list(keys.NODES))
         raise RefusedError(f"node {name} does not exist; the nodes are: {present or 'none'}")
+    held = () if force else await held_by(store, name)
+    if held:
+        raise RefusedError(
+            f"node {name} holds {len(held)} addresses ({held[0]}, ...), and others could be given them while its "
+            f"containers still run; remove the containers, or stop the host and delete it with --force"
+        )
     return await delete_node(store, name)
 
 

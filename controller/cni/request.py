@@ -138,7 +138,9 @@ def _command(name: str) -> Command:
         return Command(name)
     except ValueError:
         known = ", ".join(command.value for command in Command)
-        raise _invalid(f"CNI_COMMAND {name!r} is not one of {known}, VERSION") from None
+        raise _invalid(
+            f"CNI_COMMAND {name!r} is not one of {known}, VERSION", "other commands are not supported"
+        ) from None
 
 
 def _container_id(text: str) -> str:

@@ -163,7 +163,7 @@ def _late_answer(seconds: float) -> Answer:
     failure = CniFailure(
         ErrorCode.TRY_AGAIN_LATER,
         f"the agent is not done after {seconds:g} seconds and goes on",
-        "try again; the agent's log and metrics say what is slow",
+        "try again; the agent's log says what is slow",
     )
     return Answer(1, failure.as_json(None))
 

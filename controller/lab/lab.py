@@ -166,7 +166,7 @@ class Lab:
                 )
             for service in services_of(layout).keys() - services_of(left).keys():
                 ask(self.name, "stop", service)
-            deleted = readiness.tortiectl(layout, FABRIC, ["node", "delete", "--missing-ok", name])
+            deleted = readiness.tortiectl(layout, FABRIC, ["node", "delete", "--missing-ok", "--force", name])
             if deleted.returncode:
                 raise RefusedError(f"node {name} was not deleted: {deleted.stderr.strip()}")
             self._tell(deleted.stdout.strip())

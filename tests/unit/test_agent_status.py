@@ -53,6 +53,7 @@ def well() -> Observed:
         decision=DECISION,
         routes_in_sync=True,
         route_failures={},
+        missing_addresses=(),
         holders={},
         pool_count=1,
         malformed={},
@@ -83,21 +84,23 @@ def test_the_first_obstacle_is_the_deepest(well: Observed) -> None:
 
 
 def test_what_does_not_stop_a_workload_is_a_problem_all_the_same(well: Observed) -> None:
-    """The sidecar, malformed records, refused routes and unknown next hops are told in this order; ready stays true."""
+    """The sidecar, malformed records, refused routes, lost addresses, unknown next hops, in this order; it is ready."""
     prefix, gateway = ip_network("10.0.1.0/26"), ip_address("198.51.100.9")
     observed = replace(
         well,
         speaker_reason="bgp.sock: no such file",
         malformed={"pools/web": "record pools/web in the store cannot be read: no JSON"},
         route_failures={prefix: RouteFailure(prefix, 101, "network is unreachable")},
+        missing_addresses=(ip_address("192.0.2.1"),),
         decision=replace(DECISION, unresolved=(Unresolved(prefix, gateway),)),
     )
     status = status_of(observed)
     assert status.ready
     assert status.problems == (
         "the BGP sidecar is not connected: bgp.sock: no such file; learned routes stay as they are",
-        "record pools/web in the store cannot be read: no JSON; it counts as absent until it is written anew",
+        "record pools/web in the store cannot be read: no JSON; what it said before stays until it is written anew",
         "route 10.0.1.0/26: network is unreachable",
+        "address 192.0.2.1 of this node is on no interface; restart the agent if the host was given another one",
         "10.0.1.0/26 has next hop 198.51.100.9, which lies in no subnet of this host's interfaces",
     )
     assert status.routes.failures == (RouteProblem("10.0.1.0/26", "network is unreachable"),)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import sys
 import threading
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 import pytest
 
+from controller.assignment.assigner import Assigner
 from controller.cli.main import COMMANDS, run
+from controller.datamodel import keys
+from controller.datamodel.records import encode_pool
+from controller.ports import ABSENT, Put
+from controller.store.sqlite import SqliteStore
+from ipam.pool import Pool
+from ipam.request import AssignRequest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,6 +97,29 @@ def test_a_missing_node_can_be_said_to_be_fine(capsys: pytest.CaptureFixture[str
     """Scripts may delete twice."""
     assert run(["node", "delete", "--missing-ok", "h9"]) == 0
     assert capsys.readouterr().out == "node h9 deleted, 0 addresses released\n"
+
+
+def test_a_node_that_holds_addresses_is_deleted_only_by_force(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Its addresses could be given to others while its containers still use them."""
+
+    async def assign() -> None:
+        store = SqliteStore(tmp_path / "store.db")
+        assigner = Assigner(store, "h1", lambda: 0.0)
+        pool = Pool("p", ip_network("10.0.0.0/24"), 26)
+        versions = await store.commit([Put(keys.pool("p"), encode_pool(pool), ABSENT)])
+        assigner.set_pools({"p": (pool, versions[keys.pool("p")])})
+        await assigner.start()
+        await assigner.assign(AssignRequest("cni/net/c/eth0", "web", "shop", "tor0", (4,)))
+        await assigner.close()
+        await store.close()
+
+    asyncio.run(assign())
+    assert run(["node", "delete", "h1"]) == 1
+    assert "node h1 holds 1 addresses" in capsys.readouterr().err
+    assert run(["node", "delete", "--force", "h1"]) == 0
+    assert capsys.readouterr().out == "node h1 deleted, 1 addresses released\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
