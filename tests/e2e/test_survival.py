@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -250,3 +251,23 @@ def test_consul_may_be_away_for_a_minute(lab: Lab, traffic: Traffic) -> None:
     assert workload.addresses
     wait_until(lambda: lab.ping().complete, "the new workload is reachable")
     lab.remove_workload(workload.name)
+
+
+@pytest.mark.parametrize("lab", ["consul"], indirect=True)
+def test_a_consul_that_lost_its_contents_takes_nothing_with_it(lab: Lab, traffic: Traffic) -> None:
+    """It comes back with an empty disk: nobody believes it, and once its contents are restored all is as before."""
+    data = lab.layout().state / "consul"
+    aside = data.with_name("consul-aside")
+    lab.stop("consul")
+    data.rename(aside)
+    lab.start("consul")
+    wait_until(
+        lambda: all("lost its contents" in " ".join(host.problems) for host in lab.status().hosts), "the agents notice"
+    )
+    traffic.wait_for_answers(_SETTLING_ANSWERS)
+    lab.stop("consul")
+    shutil.rmtree(data)
+    aside.rename(data)
+    lab.start("consul")
+    wait_until(lambda: well(lab), "everything is well again")
+    traffic.check()
