@@ -33,10 +33,14 @@ def mesh_peers(node: Router, nodes: Iterable[Router]) -> tuple[Peer, ...]:
     """Return the node's session with every other node, ordered by address.
 
     A session runs over IPv4 when both sides have it, otherwise over IPv6, and carries both families. A node with which
-    no IP version is shared is left out. Seen from the other side, exactly one of the two is passive.
+    no IP version is shared is left out. Seen from the other side, exactly one of the two is passive. A record of a host
+    that was renamed may name an address a second time: there is one session for each address, of the first name, and
+    none with the node's own.
     """
-    peers = (_peer(node, other) for other in nodes if other.name != node.name)
-    return tuple(sorted((peer for peer in peers if peer is not None), key=lambda peer: _order(peer.address)))
+    others = sorted((other for other in nodes if other.name != node.name), key=lambda other: other.name, reverse=True)
+    by_address = {peer.address: peer for peer in (_peer(node, other) for other in others) if peer is not None}
+    peers = (peer for peer in by_address.values() if peer.address not in (node.ipv4, node.ipv6))
+    return tuple(sorted(peers, key=lambda peer: _order(peer.address)))
 
 
 def router_id(router: Router) -> str:

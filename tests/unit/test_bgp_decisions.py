@@ -58,6 +58,13 @@ def test_exactly_one_side_of_every_session_connects(numbers: set[int], only_ipv6
         assert back.passive != peer.passive == (int(peer.local_address) > int(peer.address)), name
 
 
+def test_a_renamed_hosts_old_record_gives_no_second_session() -> None:
+    """Neither with an address that has a session already, nor with the node's own."""
+    renamed = dataclasses.replace(OTHER, name="other-before")
+    myself = dataclasses.replace(DUAL, name="dual-before")
+    assert mesh_peers(DUAL, [renamed, OTHER, myself, DUAL]) == mesh_peers(DUAL, [OTHER])
+
+
 def test_a_router_id_is_the_ipv4_address_or_depends_on_the_name_alone() -> None:
     """Without IPv4 the identifier is stable over changes of address, and never zero."""
     assert router_id(DUAL) == "10.0.0.1"
