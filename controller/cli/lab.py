@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -218,22 +221,30 @@ def _print_matrix(matrix: Matrix) -> None:
 
 
 def _print_next(shown: LabStatus) -> None:
+    """Say what to try, as commands that work where this one did."""
+    lab = f"{_own_name()} lab"
     option = "" if shown.name == "lab" else f" --name {shown.name}"
-    first, last = shown.hosts[0], shown.hosts[-1]
+    first, last = shown.hosts[0].name, shown.hosts[-1].name
     lines = [
-        (f"tortiectl lab exec{option} {first.name} -- tortiectl ipam show --show-blocks", "how addresses are used"),
-        (f"tortiectl lab stop{option} {first.name}/agent", f"traffic goes on; then: lab start {first.name}/agent"),
-        (f"tortiectl lab ping{option}", "the matrix again"),
-        (f"tortiectl lab add-node{option}", "one host more"),
-        (f"tortiectl lab remove-node{option} {last.name}", "one host less, for good"),
-        (f"tortiectl lab down{option}", "remove everything"),
+        (f"{lab} exec{option} {first} -- tortiectl ipam show --show-blocks", "how addresses are used"),
+        (f"{lab} stop{option} {first}/agent", "traffic goes on"),
+        (f"{lab} start{option} {first}/agent", "it comes back"),
+        (f"{lab} ping{option}", "the matrix again"),
+        (f"{lab} add-node{option}", "one host more"),
+        (f"{lab} down{option}", "remove everything"),
     ]
+    if first != last:
+        lines.insert(-1, (f"{lab} remove-node{option} {last}", "one host less, for good"))
     if shown.workloads:
-        target = shown.workloads[-1]
-        lines.insert(
-            0, (f"tortiectl lab exec{option} {shown.workloads[0].name} -- ping -c 3 {target.addresses[0]}", target.name)
-        )
+        source, target = shown.workloads[0], shown.workloads[-1]
+        lines.insert(0, (f"{lab} exec{option} {source.name} -- ping -c 3 {target.addresses[0]}", f"to {target.name}"))
     width = max(len(command) for command, _ in lines)
     click.echo("\nTry next")
     for command, why in lines:
         click.echo(f"  {command:<{width}}  # {why}")
+
+
+def _own_name() -> str:
+    """Return how to call this program: by its name where PATH knows it, else by its path from here."""
+    path = Path(sys.argv[0])
+    return path.name if shutil.which(path.name) else os.path.relpath(path)

@@ -140,7 +140,7 @@ class Supervisor:
         try:
             request = json.loads(await reader.readline())
             answer = await self._answer(request)
-        except (ValueError, KeyError, RefusedError) as error:
+        except (ValueError, KeyError, TypeError, RefusedError) as error:
             answer = {"error": str(error)}
         writer.write(json.dumps(answer).encode() + b"\n")
         try:
