@@ -95,6 +95,22 @@ def parse_config(fields: Unchecked) -> NetworkConfig:
     return config
 
 
+def parse_identity(fields: Unchecked) -> NetworkConfig:
+    """Return the configuration as far as a DEL needs it: the network's name and the version of the specification.
+
+    What else it says may have been broken since the ADD, and a container has to be removable all the same.
+    """
+    return NetworkConfig(
+        name=_name(fields),
+        cni_version=parse_version(fields),
+        ipv4=True,
+        ipv6=True,
+        ipv4_pools=(),
+        ipv6_pools=(),
+        mtu_bytes=0,
+    )
+
+
 def parse_version(fields: Unchecked) -> str:
     """Return the version of the CNI specification the caller speaks; raises `CniFailure` unless we speak it too."""
     version = fields.get("cniVersion")

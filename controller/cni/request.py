@@ -8,7 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from controller.cni.failures import CniFailure, ErrorCode
-from controller.cni.network_configuration import IDENTIFIER, NetworkConfig, parse_config
+from controller.cni.network_configuration import IDENTIFIER, NetworkConfig, parse_config, parse_identity
 from controller.kernel.link_names import container_mac
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def parse_request(variables: Mapping[str, str], fields: Unchecked) -> CniRequest
         interface=_interface(variables.get("CNI_IFNAME", "")) if concerns_container else "",
         namespace_path=variables.get("CNI_NETNS", ""),
         args=parse_args(variables.get("CNI_ARGS", "")),
-        config=parse_config(fields),
+        config=parse_identity(fields) if command is Command.DEL else parse_config(fields),
         previous_result=previous_result if isinstance(previous_result, dict) else None,
     )
     if command is Command.ADD:

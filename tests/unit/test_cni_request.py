@@ -192,6 +192,13 @@ def test_a_wrong_key_is_code_7_and_named(change: dict[str, object], key: str) ->
     assert message.startswith(f"{key} ")
 
 
+def test_a_del_needs_no_more_of_the_configuration_than_its_name() -> None:
+    """A slip made in the file since the ADD must not keep containers from being removed."""
+    broken = {**CONFIG, "mtu": "big", "ipam": {"type": "other", "ipv4": "maybe"}, "agent_socket": 7}
+    assert parse_request({**ENVIRONMENT, "CNI_COMMAND": "DEL"}, broken).handle == f"cni/k8s-net/{POD}/eth0"
+    assert failure(lambda: parse_request(ENVIRONMENT, broken))[0] is ErrorCode.INVALID_CONFIG
+
+
 def test_the_first_of_two_equal_variables_counts() -> None:
     """As for getenv(3)."""
     assert parse_environment(b"CNI_A=1\0CNI_A=2\0CNI_B=x=y\0") == {"CNI_A": "1", "CNI_B": "x=y"}
