@@ -51,6 +51,8 @@ log = logging.getLogger(__name__)
 
 #: How long a failed step waits before it is tried again, in seconds.
 _RETRY_SECONDS = 1.0
+_UNREGISTERED = "node could not be registered yet"
+_BLOCKS_UNKNOWN = "own blocks are not known yet"
 #: How often links and addresses are read anew without any hint, in seconds.
 _RESYNC_SECONDS = 90.0
 
@@ -64,6 +66,7 @@ class Agent:
         self._uplinks = uplinks
         self._store = store
         self._store_reason: str | None = "not reached yet"
+        self._complaints: dict[str, str] = {}
         self._register = asyncio.Event()
         self._assigning = asyncio.Event()
         self._look = asyncio.Event()
@@ -136,6 +139,7 @@ class Agent:
             node_names={address: node.name for node in cluster.nodes.values() for address in node.addresses},
             store_kind=self._settings.store,
             store_reason=self._store_reason,
+            complaints=tuple(f"{what}: {reason}" for what, reason in self._complaints.items()),
             speaker_reason=self._routing.speaker_lost,
             peers=self._routing.peers,
             sessions={session.peer: session for session in self._speaker.sessions},
@@ -164,11 +168,12 @@ class Agent:
             try:
                 if await register(self._store, self._node):
                     log.info("node registered", extra={"node": self._node.name, "addresses": self._node.addresses})
+                self._complaints.pop(_UNREGISTERED, None)
                 await self._register.wait()
             except ConflictError:
                 continue
             except TortieError as error:
-                log.warning("node could not be registered yet", extra={"reason": str(error)})
+                self._complain(_UNREGISTERED, error)
             await asyncio.sleep(_RETRY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311  spreads retries
 
     async def _assign(self) -> None:
@@ -178,8 +183,9 @@ class Agent:
                 await self._assigner.start()
                 break
             except TortieError as error:
-                log.warning("own blocks are not known yet", extra={"reason": str(error)})
+                self._complain(_BLOCKS_UNKNOWN, error)
             await asyncio.sleep(_RETRY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311  spreads retries
+        self._complaints.pop(_BLOCKS_UNKNOWN, None)
         self._assigning.set()
         async for event in self._store.watch(keys.share(self._node.name)):
             if not isinstance(event, Interrupted):
@@ -202,6 +208,12 @@ class Agent:
             self._routing.learn_cluster(cluster)
             if cluster.nodes.get(self._node.name) != self._node:
                 self._register.set()
+
+    def _complain(self, what: str, error: TortieError) -> None:
+        """Log a failure that is tried again, once for each reason, and keep it for the status."""
+        level = logging.DEBUG if self._complaints.get(what) == str(error) else logging.WARNING
+        self._complaints[what] = str(error)
+        log.log(level, what, extra={"reason": str(error)})
 
     async def _listen(self) -> None:
         async for event in self._speaker.events():

@@ -32,7 +32,8 @@ class Observed:
     """What the parts of the agent know at one moment.
 
     `malformed` maps the key of each record that does not decode to the reason, which names the key.
-    `store_reason` and `speaker_reason` are None while connected. `programmed` is None before the first decision.
+    `store_reason` and `speaker_reason` are None while connected, `decision` is None before the first one, and
+    `complaints` are sentences about what has failed and is tried again.
     """
 
     node: Node
@@ -40,6 +41,7 @@ class Observed:
     node_names: Mapping[IPAddress, str]
     store_kind: str
     store_reason: str | None
+    complaints: tuple[str, ...]
     speaker_reason: str | None
     peers: tuple[Peer, ...]
     sessions: Mapping[IPAddress, SessionStatus]
@@ -82,6 +84,8 @@ def obstacle(observed: Observed) -> str | None:
 def _problems(observed: Observed) -> tuple[str, ...]:
     first = obstacle(observed)
     problems = [] if first is None else [first]
+    if observed.store_reason is None:  # otherwise they only repeat it
+        problems += observed.complaints
     if observed.speaker_reason is not None:
         problems.append(f"the BGP sidecar is not connected: {observed.speaker_reason}; learned routes stay as they are")
     problems += [

@@ -359,7 +359,7 @@ def test_an_agent_without_its_store_leaves_everything_and_recovers(new_lab: Call
         assert routes(lab) == before
         lab.start("consul")
         wait_until(lambda: lab.status().healthy, "everything is well")
-        assert health(lab) == (200, {"ready": True, "problems": []})
+        wait_until(lambda: health(lab) == (200, {"ready": True, "problems": []}), "nothing is left to complain about")
         assert deletions() == []
     assert routes(lab) == before
     assert lab.ping().complete

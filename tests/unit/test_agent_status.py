@@ -53,6 +53,7 @@ def well() -> Observed:
         decision=DECISION,
         routes_in_sync=True,
         route_failures={},
+        complaints=(),
         missing_addresses=(),
         holders={},
         pool_count=1,
@@ -104,6 +105,14 @@ def test_what_does_not_stop_a_workload_is_a_problem_all_the_same(well: Observed)
         "10.0.1.0/26 has next hop 198.51.100.9, which lies in no subnet of this host's interfaces",
     )
     assert status.routes.failures == (RouteProblem("10.0.1.0/26", "network is unreachable"),)
+
+
+def test_what_is_tried_again_is_told_unless_the_store_explains_it(well: Observed) -> None:
+    """A node that may not write its record would otherwise wait for peers in silence."""
+    denied = replace(well, complaints=("node could not be registered yet: permission denied",))
+    assert status_of(denied).problems == denied.complaints
+    away = replace(denied, store_reason="connection refused")
+    assert status_of(away).problems == ("the consul store is not reachable: connection refused",)
 
 
 def test_peers_are_joined_with_their_sessions_and_names(well: Observed) -> None:
