@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from controller.kernel.routes import KernelFib
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -112,3 +114,14 @@ def set_sysctl() -> Callable[[str, str], None]:
         (Path("/proc/sys/net") / name).write_text(value)
 
     return write
+
+
+@pytest.fixture
+def fib(host: object) -> Iterator[KernelFib]:
+    """Open the table of the test's namespace."""
+    assert host
+    opened = KernelFib()
+    try:
+        yield opened
+    finally:
+        opened.close()

@@ -13,22 +13,11 @@ from controller.kernel.routes import KernelFib
 from controller.ports import KernelRoute, NextHop, RouteKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from ipam.address import IPNetwork
 
 pytestmark = pytest.mark.usefixtures("host")
-
-
-@pytest.fixture
-def fib(host: object) -> Iterator[KernelFib]:
-    """Open the table of the test's namespace."""
-    assert host
-    opened = KernelFib()
-    try:
-        yield opened
-    finally:
-        opened.close()
 
 
 def via(prefix: str, *gateways: str) -> KernelRoute:

@@ -17,21 +17,10 @@ from controller.ports import KernelRoute, NextHop, RouteKind
 from controller.reconcile.programmer import DesiredRoutes, RouteProgrammer, Sweep
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
 
 pytestmark = pytest.mark.usefixtures("host")
 ROUTE_EVENTS = 0x40 | 0x400
-
-
-@pytest.fixture
-def fib(host: object) -> Iterator[KernelFib]:
-    """Open the table of the test's namespace."""
-    assert host
-    opened = KernelFib()
-    try:
-        yield opened
-    finally:
-        opened.close()
 
 
 @pytest_asyncio.fixture
