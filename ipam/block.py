@@ -9,7 +9,7 @@ from ipam.errors import InvalidBlock
 from ipam.pool import BLOCK_PREFIX_LENGTHS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from ipam.address import IPAddress, IPNetwork
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _MAX_RECORD_BYTES: Final = 190_000
 #: What a record takes for each ordinal, and for each holder beside its texts, in bytes, rounded up.
 _ORDINAL_BYTES: Final = 20
-_HOLDER_BYTES: Final = 130
+_HOLDER_BYTES: Final = 150
 #: A block of this many addresses fits in any case.
 _ALWAYS_FITS: Final = 256
 
@@ -29,7 +29,8 @@ class Holder:
 
     `handle` names the workload's whole set of addresses, both families; `node` is where the workload runs, which for
     a borrowed address is not the block's owner; `interface` is the host's end of the workload's link.
-    `created_at` is in seconds since the epoch.
+    `created_at` is in seconds since the epoch. `sticky` says that the address may be remembered for a workload of this
+    name after its release.
     """
 
     handle: str
@@ -38,16 +39,35 @@ class Holder:
     namespace: str
     interface: str
     created_at: float
+    sticky: bool = False
+
+    @property
+    def full_name(self) -> str:
+        """The namespace and the name of the workload, by which a sticky address is remembered."""
+        return f"{self.namespace}/{self.workload}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Why a released ordinal is lent to nobody yet.
+
+    It rests until a time in epoch seconds; only the workload it is kept for, by its full name, may have it before.
+    """
+
+    until: float
+    kept_for: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A run of addresses with one owner; raises `InvalidBlock` unless every ordinal is either held or free.
+    """A run of addresses with one owner; raises `InvalidBlock` for a size that no block has.
 
     `affinity` is the owning node or None. `holders` maps an ordinal (the offset from the block's first address) to its
     holder. `free` lists the unassigned ordinals, head first: assignment takes the head, release appends, so that
-    an address rests as long as possible. `sequence` grows by one with every change; `ordinal_sequence` maps an
-    ordinal to the block's sequence at its last assignment or release.
+    an address rests as long as possible. `resting` maps the ordinals that must rest for a set time to their rest. Each
+    ordinal is in exactly one of the three. `sequence` grows by one with every change and is never used twice for one
+    CIDR, also when the block is deleted and claimed again; `ordinal_sequence` maps an ordinal to the block's sequence
+    at its last assignment or release.
     """
 
     cidr: IPNetwork
@@ -57,24 +77,43 @@ class Block:
     free: tuple[int, ...]
     sequence: int = 0
     ordinal_sequence: Mapping[int, int] = field(default_factory=dict)
+    resting: Mapping[int, Rest] = field(default_factory=dict)
+    #: What `ordinals_of_handle` looks up; it follows from `holders`.
+    _ordinals_by_handle: Mapping[str, tuple[int, ...]] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Check that the block's size is allowed and that no ordinal is lost or listed twice."""
+        """Check the block's size and index its holders."""
         allowed = BLOCK_PREFIX_LENGTHS[self.cidr.version]
         if self.cidr.prefixlen not in allowed:
             raise InvalidBlock(
                 f"block {self.cidr}: its prefix length is outside /{allowed[0]} to /{allowed[-1]}; restore the record"
             )
-        if sorted([*self.holders, *self.free]) != list(range(self.size)):
+        if self._ordinals_by_handle is None:
+            index: dict[str, tuple[int, ...]] = {}
+            for ordinal in sorted(self.holders):
+                handle = self.holders[ordinal].handle
+                index[handle] = (*index.get(handle, ()), ordinal)
+            object.__setattr__(self, "_ordinals_by_handle", index)
+
+    def check(self) -> None:
+        """Raise `InvalidBlock` unless every ordinal is exactly once held, resting or free.
+
+        Every operation keeps that, so it is checked where a block comes from outside.
+        """
+        listed = [*self.holders, *self.resting, *self.free]
+        if len(listed) != self.size or set(listed) != set(range(self.size)):
             raise InvalidBlock(
-                f"block {self.cidr}: {len(self.holders)} held and {len(self.free)} free ordinals are not each of its "
-                f"{self.size} ordinals once; restore the record"
+                f"block {self.cidr}: {len(self.holders)} held, {len(self.resting)} resting and {len(self.free)} free "
+                f"ordinals are not each of its {self.size} ordinals once; restore the record"
             )
 
     @classmethod
-    def claimed(cls, cidr: IPNetwork, *, node: str, at: float) -> Block:
-        """Return a new block of this node's with every address free, claimed at this time in epoch seconds."""
-        return cls(cidr, node, at, holders={}, free=tuple(range(cidr.num_addresses)))
+    def claimed(cls, cidr: IPNetwork, *, node: str | None, at: float) -> Block:
+        """Return a new block with every address free, claimed by a node or by nobody, at this time in epoch seconds.
+
+        Its sequence starts with the milliseconds of that time, past every one that an earlier block of this CIDR had.
+        """
+        return cls(cidr, node, at, holders={}, free=tuple(range(cidr.num_addresses)), sequence=int(at * 1000))
 
     @property
     def version(self) -> int:
@@ -91,10 +130,29 @@ class Block:
         """How many addresses are held."""
         return len(self.holders)
 
-    @property
-    def has_room(self) -> bool:
-        """Whether another address can be assigned: one is free, and its holder still fits into the block's record."""
-        return bool(self.free) and (self.size <= _ALWAYS_FITS or self._record_bytes() < _MAX_RECORD_BYTES)
+    def is_empty(self, now: float) -> bool:
+        """Tell whether nobody holds an address and none has to rest any longer."""
+        return not self.holders and all(rest.until <= now for rest in self.resting.values())
+
+    def next_free(self, now: float, reserved: Sequence[range] = ()) -> int | None:
+        """Return the ordinal that the next automatic assignment takes, or None if the block has none to lend.
+
+        It is the head of the free list, then what has rested longest; ordinals in `reserved` are passed over. A block
+        whose record has no room for another holder lends nothing.
+        """
+        if self.size > _ALWAYS_FITS and self._record_bytes() >= _MAX_RECORD_BYTES:
+            return None
+        for ordinal in self.free:
+            if not any(ordinal in ordinals for ordinals in reserved):
+                return ordinal
+        rested = ((rest.until, ordinal) for ordinal, rest in self.resting.items() if rest.until <= now)
+        allowed = (pair for pair in rested if not any(pair[1] in ordinals for ordinals in reserved))
+        return min(allowed, default=(0.0, None))[1]
+
+    def kept_for(self, full_name: str) -> int | None:
+        """Return the ordinal that is remembered for a workload of this full name, if there is one."""
+        kept = (ordinal for ordinal, rest in self.resting.items() if rest.kept_for == full_name)
+        return min(kept, default=None)
 
     def _record_bytes(self) -> int:
         """Return about how large the block's record is."""
@@ -108,6 +166,10 @@ class Block:
         """Return the address with this ordinal."""
         return self.cidr[ordinal]
 
+    def ordinal_of(self, address: IPAddress) -> int:
+        """Return the ordinal of an address, which must lie in the block."""
+        return int(address) - int(self.cidr.network_address)
+
     def assignments(self) -> Iterator[tuple[IPAddress, Holder]]:
         """Yield every held address and its holder, lowest address first."""
         for ordinal in sorted(self.holders):
@@ -115,7 +177,7 @@ class Block:
 
     def ordinals_of_handle(self, handle: str) -> tuple[int, ...]:
         """Return the ordinals held under a handle, lowest first."""
-        return tuple(sorted(ordinal for ordinal, holder in self.holders.items() if holder.handle == handle))
+        return (self._ordinals_by_handle or {}).get(handle, ())
 
     def ordinals_of_node(self, node: str) -> tuple[int, ...]:
         """Return the ordinals held by workloads of a node, lowest first."""
@@ -125,30 +187,54 @@ class Block:
         """Return the nodes whose workloads hold addresses of the block."""
         return frozenset(holder.node for holder in self.holders.values())
 
-    def assign(self, holder: Holder) -> tuple[Block, IPAddress]:
-        """Return the block with the head of the free list held, and that address; the block must have a free one."""
-        ordinal, *rest = self.free
+    def assign(self, holder: Holder, ordinal: int | None = None) -> tuple[Block, IPAddress]:
+        """Return the block in which an ordinal that nobody held is held, and its address.
+
+        Without an ordinal it is the head of the free list, which must not be empty.
+        """
+        if ordinal is None:
+            ordinal = self.free[0]
         sequence = self.sequence + 1
+        ordinals = tuple(sorted((*self.ordinals_of_handle(holder.handle), ordinal)))
         block = replace(
             self,
             holders={**self.holders, ordinal: holder},
-            free=tuple(rest),
+            free=_without(self.free, ordinal),
+            resting={other: rest for other, rest in self.resting.items() if other != ordinal},
             sequence=sequence,
             ordinal_sequence={**self.ordinal_sequence, ordinal: sequence},
+            _ordinals_by_handle={**(self._ordinals_by_handle or {}), holder.handle: ordinals},
         )
         return block, self.address_at(ordinal)
 
-    def release(self, ordinals: Collection[int]) -> Block:
-        """Return the block with these held ordinals free, at the tail of the free list in the order given."""
+    def release(self, ordinals: Collection[int], rests: Mapping[int, Rest] | None = None) -> Block:
+        """Return the block in which nobody holds these held ordinals.
+
+        Those with a rest are resting, the others are at the tail of the free list in the order given.
+        """
+        rests = rests or {}
         sequence = self.sequence + 1
         return replace(
             self,
             holders={ordinal: holder for ordinal, holder in self.holders.items() if ordinal not in ordinals},
-            free=(*self.free, *ordinals),
+            free=(*self.free, *(ordinal for ordinal in ordinals if ordinal not in rests)),
+            resting={**self.resting, **{ordinal: rests[ordinal] for ordinal in ordinals if ordinal in rests}},
             sequence=sequence,
             ordinal_sequence={**self.ordinal_sequence, **dict.fromkeys(ordinals, sequence)},
+            _ordinals_by_handle=None,
         )
+
+    def reclaimed(self, *, node: str, at: float) -> Block:
+        """Return the block as this node's from now on; the order of its free list and its sequences go on."""
+        return replace(self, affinity=node, claimed_at=at, sequence=self.sequence + 1)
 
     def disown(self) -> Block:
         """Return the block with no owner; who holds its addresses goes on holding them."""
         return replace(self, affinity=None, sequence=self.sequence + 1)
+
+
+def _without(free: tuple[int, ...], ordinal: int) -> tuple[int, ...]:
+    """Return the free list without an ordinal; it usually is the head."""
+    if free and free[0] == ordinal:
+        return free[1:]
+    return tuple(other for other in free if other != ordinal)

@@ -3,13 +3,25 @@
 IpamError
 ├── InvalidPool        a pool that breaks a rule: fix its definition
 ├── PoolConflict       pools that overlap: change one of them
+├── InvalidReservation a reservation that reserves nothing: name a range
+├── InvalidSelector    a selector that cannot be evaluated: correct it
+├── InvalidConfiguration   settings that contradict each other: change one of them
 ├── InvalidBlock       a block's record contradicts itself: restore it
+├── MoreNeeded         a decision rests on blocks that were not read: read them and decide again
 └── Refused            a request that cannot be had now; the message tells the user why and what to do
     ├── UnknownPool        a pool was asked for by a name that does not exist
     ├── PoolDisabled       a pool was asked for by name and is disabled
     ├── NoPool             no enabled, automatic pool fits the node and the family
-    └── PoolExhausted      every allowed pool is full
+    ├── AddressUnavailable an address was asked for that this workload cannot have
+    └── PoolExhausted      every allowed pool is full, or what is left must not be used by this node
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ipam.address import IPNetwork
 
 
 class IpamError(Exception):
@@ -22,6 +34,26 @@ class InvalidPool(IpamError):
 
 class PoolConflict(IpamError):
     """A pool overlaps another one."""
+
+
+class InvalidReservation(IpamError):
+    """A reservation reserves nothing."""
+
+
+class InvalidSelector(IpamError):
+    """A selector cannot be evaluated."""
+
+
+class InvalidConfiguration(IpamError):
+    """Settings of address management contradict each other or are out of range."""
+
+
+class MoreNeeded(IpamError):
+    """A decision cannot be made on the view: it needs these blocks, or with none, the list of all."""
+
+    def __init__(self, blocks: tuple[IPNetwork, ...] = ()) -> None:
+        super().__init__(f"blocks to read first: {', '.join(map(str, blocks)) or 'the list of all'}")
+        self.blocks = blocks
 
 
 class InvalidBlock(IpamError):
@@ -42,6 +74,10 @@ class PoolDisabled(Refused):
 
 class NoPool(Refused):
     """No pool qualifies for automatic assignment on the node."""
+
+
+class AddressUnavailable(Refused):
+    """An address was asked for by itself, and this workload cannot have it."""
 
 
 class PoolExhausted(Refused):

@@ -9,10 +9,11 @@ from enum import Enum
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from ipam.errors import InvalidPool, PoolConflict
+from ipam.errors import InvalidPool, InvalidSelector, PoolConflict
+from ipam.selector import EVERY_NODE, check_selector
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from ipam.address import IPAddress, IPNetwork
 
@@ -41,7 +42,7 @@ class Pool:
     block_prefix_length: int
     disabled: bool = False
     assignment: AssignmentMode = AssignmentMode.AUTOMATIC
-    node_selector: str = "all()"
+    node_selector: str = EVERY_NODE
     nat_outgoing: bool = False
     disable_bgp_export: bool = False
 
@@ -58,6 +59,10 @@ class Pool:
                 f"pool {self.name}: a /{self.block_prefix_length} block does not fit into {self.cidr}; "
                 f"use a longer block prefix length or a larger pool"
             )
+        try:
+            check_selector(self.node_selector)
+        except InvalidSelector as error:
+            raise InvalidPool(f"pool {self.name}: {error}") from error
         for network in _LINK_LOCAL:
             if self.cidr.version == network.version and self.cidr.overlaps(network):
                 raise InvalidPool(f"pool {self.name}: {self.cidr} overlaps the link-local range {network}")
@@ -99,18 +104,27 @@ class Pool:
         last = min(int(cidr.broadcast_address) - base, self.cidr.num_addresses - 1) >> shift
         return range(first, last + 1)
 
-    def candidates(self, node: str, taken: Collection[int]) -> Iterator[IPNetwork]:
-        """Yield the blocks whose index is not taken, in the order in which this node should try them.
-
-        The order starts at a stable hash of the node's name and wraps, so that nodes rarely meet. Lazy: an IPv6 pool
-        may have 2**50 blocks.
-        """
+    def start_of(self, node: str) -> int:
+        """Return the index at which this node begins to look for a block: a stable hash, so that nodes rarely meet."""
         digest = hashlib.blake2b(node.encode(), digest_size=8).digest()
-        start = int.from_bytes(digest, "big") % self.block_count
-        for offset in range(self.block_count):
-            index = (start + offset) % self.block_count
-            if index not in taken:
-                yield self.block_at(index)
+        return int.from_bytes(digest, "big") % self.block_count
+
+    def candidates(self, node: str, taken: Collection[int], barred: Sequence[range] = ()) -> Iterator[IPNetwork]:
+        """Yield the blocks whose index is neither taken nor barred, in the order in which this node should try them.
+
+        Lazy, and barred ranges are jumped over: an IPv6 pool may have 2**50 blocks.
+        """
+        start = self.start_of(node)
+        for first, stop in ((start, self.block_count), (0, start)):
+            index = first
+            while index < stop:
+                wall = next((indexes for indexes in barred if index in indexes), None)
+                if wall is not None:
+                    index = wall.stop
+                    continue
+                if index not in taken:
+                    yield self.block_at(index)
+                index += 1
 
 
 def check_overlaps(pools: Iterable[Pool]) -> None:

@@ -71,7 +71,7 @@ class Agent:
         self._assigning = asyncio.Event()
         self._look = asyncio.Event()
         self._mtu_bytes = settings.mtu_bytes
-        self._assigner = Assigner(store, node.name, time.time)
+        self._assigner = Assigner(store, node.name, time.time, labels=node.labels)
         self._fib = KernelFib()
         self._kernel_links = KernelLinks()
         self._links = WorkloadLinks(self._kernel_links)
@@ -203,7 +203,7 @@ class Agent:
                 log.info("store is reachable", extra={"kind": self._settings.store})
             self._store_reason = None
             cluster = fold(cluster, event)
-            self._assigner.set_pools(cluster.pools)
+            self._assigner.set_rules(cluster.rules)
             await self._assigning.wait()
             self._routing.learn_cluster(cluster)
             if cluster.nodes.get(self._node.name) != self._node:

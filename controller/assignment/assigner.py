@@ -17,26 +17,30 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from controller.assignment.draft import Draft, Planner, draft
-from controller.assignment.knowledge import Knowledge, read_all, read_keys, read_share
+from controller.assignment.knowledge import Knowledge, read_all, read_blocks, read_keys, read_share, read_summaries
 from controller.errors import ConflictError, StoreUnavailable, TortieError, TransientError
 from controller.ports import Snapshot
 from ipam.errors import Refused
-from ipam.plan import Plan, plan_assign, plan_release
+from ipam.plan import Plan, plan_assign, plan_release, plan_release_addresses, plan_return
 from ipam.request import Assignment, AssignRequest
 from ipam.view import View
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
+    from controller.assignment.knowledge import Rules
     from controller.ports import Changes, Entry, Store, Version
-    from ipam.address import IPAddress
+    from ipam.address import IPAddress, IPNetwork
     from ipam.block import Block, Holder
-    from ipam.pool import Pool
+    from ipam.errors import MoreNeeded
+    from ipam.request import ReleaseRequest
 
 log = logging.getLogger(__name__)
 
 #: How many transactions of one request may meet a conflict before it is given up.
 MAX_CONFLICTS: Final = 20
+#: How often blocks of other nodes are read for one request before it is given up.
+MAX_READINGS: Final = 50
 #: The longest pause between two tries, in seconds; it doubles from the shortest and is drawn at random below that.
 _LONGEST_PAUSE_SECONDS: Final = 0.2
 _SHORTEST_PAUSE_SECONDS: Final = 0.002
@@ -48,22 +52,28 @@ MAX_WAITING: Final = 4096
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    """A request, and what has been tried for it. `confirmed`: everything was read again after it came."""
+    """A request, and what has been tried for it.
+
+    `confirmed`: everything was read again after it came; `reading_count`: how often more had to be read for it alone.
+    """
 
     planner: Planner
     future: asyncio.Future[tuple[IPAddress, ...]]
     conflict_count: int = 0
     outage_count: int = 0
+    reading_count: int = 0
     confirmed: bool = False
 
 
 class Assigner:
     """Assigns and releases addresses for the workloads of one node. `clock` gives seconds since the epoch."""
 
-    def __init__(self, store: Store, node: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, store: Store, node: str, clock: Callable[[], float], *, labels: Mapping[str, str] | None = None
+    ) -> None:
         self._store = store
         self._clock = clock
-        self._knowledge = Knowledge(View(node))
+        self._knowledge = Knowledge(View(node, labels=labels or {}))
         self._unsure = True
         self._failing = False
         self._queue: list[_Waiting] = []
@@ -71,7 +81,7 @@ class Assigner:
         self._task: asyncio.Task[None] | None = None
         self._callbacks: list[Callable[[], None]] = []
         # What the agent feeds in waits here until no commit is under way: only the task changes the knowledge.
-        self._fed_pools: Mapping[str, tuple[Pool, Version]] | None = None
+        self._fed_rules: Rules | None = None
         self._fed_share: dict[str, Entry | None] = {}
 
     async def start(self) -> None:
@@ -102,10 +112,26 @@ class Assigner:
     async def release(self, handle: str) -> tuple[IPAddress, ...]:
         """Free every address of the handle on this node and return them; one that holds none is no error."""
 
-        def planner(view: View, _now: float) -> Plan:
-            return plan_release(view, handle)
+        def planner(view: View, now: float) -> Plan:
+            return plan_release(view, handle, now=now)
 
         return await self._submit(planner)
+
+    async def release_addresses(self, requests: Sequence[ReleaseRequest]) -> tuple[IPAddress, ...]:
+        """Free those of the addresses that are still held as the requests say, all at once, and return them."""
+
+        def planner(view: View, now: float) -> Plan:
+            return plan_release_addresses(view, requests, now=now)
+
+        return await self._submit(planner)
+
+    async def return_blocks(self, cidrs: Collection[IPNetwork]) -> None:
+        """Give up those of the node's own blocks that are empty when it is done."""
+
+        def planner(view: View, now: float) -> Plan:
+            return plan_return(view, cidrs, now=now)
+
+        await self._submit(planner)
 
     def holders(self) -> Mapping[IPAddress, Holder]:
         """Return the holder of every address that workloads of this node hold, in its own blocks and in others."""
@@ -117,6 +143,11 @@ class Assigner:
             if holder.node == view.node
         }
 
+    def blocks(self) -> tuple[Block, ...]:
+        """Return every block that this node owns or holds addresses of."""
+        view = self._knowledge.view
+        return tuple(block for block in view.block_by_cidr.values() if view.concerns(block))
+
     def own_blocks(self) -> tuple[Block, ...]:
         """Return the blocks this node owns, oldest claim first."""
         return tuple(self._knowledge.view.own_blocks())
@@ -125,9 +156,9 @@ class Assigner:
         """Call this whenever `own_blocks()` or `holders()` may give something new, before the requester is answered."""
         self._callbacks.append(callback)
 
-    def set_pools(self, pools: Mapping[str, tuple[Pool, Version]]) -> None:
-        """Make these, by name and with the versions of their records, all the pools there are."""
-        self._fed_pools = pools
+    def set_rules(self, rules: Rules) -> None:
+        """Make these all the rules there are."""
+        self._fed_rules = rules
 
     def observe_share(self, event: Snapshot | Changes) -> None:
         """Take in what the watch of the node's share delivered; blocks are read again if it is news."""
@@ -180,9 +211,9 @@ class Assigner:
 
     def _take_in(self) -> None:
         """Take in what the agent fed since the last time."""
-        if self._fed_pools is not None:
-            self._knowledge = self._knowledge.with_pools(self._fed_pools)
-            self._fed_pools = None
+        if self._fed_rules is not None:
+            self._knowledge = self._knowledge.with_rules(self._fed_rules)
+            self._fed_rules = None
         written = {key: entry for key, entry in self._fed_share.items() if entry is not None}
         deleted = self._fed_share.keys() - written.keys()
         self._fed_share = {}
@@ -192,6 +223,9 @@ class Assigner:
         if not batch:
             return
         drafted = draft(self._knowledge, [waiting.planner for waiting in batch], self._clock())
+        if drafted.missing is not None and not drafted.outcomes:
+            await self._read_more(batch[0], drafted.missing)
+            return
         planned = batch[: len(drafted.outcomes)]
         if any(
             isinstance(outcome, Refused) and not waiting.confirmed
@@ -213,6 +247,17 @@ class Assigner:
                 waiting.outage_count += 1
         else:
             self._accept(drafted, planned, versions)
+
+    async def _read_more(self, waiting: _Waiting, missing: MoreNeeded) -> None:
+        """Read what a decision needs to know of other nodes' blocks; give it up when that does not come to an end."""
+        waiting.reading_count += 1
+        if waiting.reading_count > MAX_READINGS:
+            reason = f"after {MAX_READINGS} readings it is still not decided; last missing: {missing}; try again"
+            self._fail([waiting], TransientError(f"node {self._knowledge.view.node}: {reason}"))
+        elif missing.blocks:
+            self._adopt(await read_blocks(self._store, self._knowledge, missing.blocks))
+        else:
+            self._adopt(await read_summaries(self._store, self._knowledge))
 
     def _accept(self, drafted: Draft, planned: list[_Waiting], versions: Mapping[str, Version]) -> None:
         """Take in a committed transaction, then answer those it was for."""

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from controller.datamodel import keys
-from controller.datamodel.blocks import decode_block, decode_share, share_cidr
-from controller.datamodel.records import decode_pool
+from controller.datamodel.blocks import decode_block, decode_share, decode_usage, share_cidr
+from controller.datamodel.records import decode_configuration, decode_pool, decode_reservation
 from controller.errors import MalformedRecord
 from controller.ports import ABSENT
+from ipam.configuration import IpamConfiguration
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -19,9 +20,20 @@ if TYPE_CHECKING:
     from ipam.address import IPNetwork
     from ipam.block import Block
     from ipam.pool import Pool
+    from ipam.reservation import Reservation
+    from ipam.summary import BlockSummary
     from ipam.view import View
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What operators have set: the pools by name with their records' versions, and what applies to all of them."""
+
+    pools: Mapping[str, tuple[Pool, Version]] = field(default_factory=dict)
+    reservations: tuple[Reservation, ...] = ()
+    configuration: IpamConfiguration = field(default_factory=IpamConfiguration)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +44,13 @@ class Knowledge:
     block_versions: Mapping[IPNetwork, Version] = field(default_factory=dict)
     pool_versions: Mapping[str, Version] = field(default_factory=dict)
 
-    def with_pools(self, pools: Mapping[str, tuple[Pool, Version]]) -> Knowledge:
-        """Return the knowledge of these pools, by name, and no others."""
+    def with_rules(self, rules: Rules) -> Knowledge:
+        """Return the knowledge under these rules and no others."""
+        view = self.view.with_pools(pool for pool, _ in rules.pools.values())
         return replace(
             self,
-            view=self.view.with_pools(pool for pool, _ in pools.values()),
-            pool_versions={name: version for name, (_, version) in pools.items()},
+            view=replace(view, reservations=rules.reservations, configuration=rules.configuration),
+            pool_versions={name: version for name, (_, version) in rules.pools.items()},
         )
 
     def with_blocks(
@@ -48,9 +61,20 @@ class Knowledge:
         return replace(self, view=self.view.with_blocks(changes), block_versions={**kept, **versions})
 
     def committed(self, writes: Mapping[IPNetwork, Block | None], versions: Mapping[str, Version]) -> Knowledge:
-        """Return the knowledge after these blocks were written, with the versions that the commit gave, by key."""
+        """Return the knowledge after these blocks were written, with the versions that the commit gave, by key.
+
+        What was read of other nodes' blocks for it is forgotten.
+        """
         written = {cidr: versions[keys.block(cidr)] for cidr, block in writes.items() if block is not None}
-        return self.with_blocks(writes, written)
+        return self.with_blocks(writes, written).forgetful()
+
+    def forgetful(self) -> Knowledge:
+        """Return the knowledge without the contents of blocks that do not concern the node."""
+        view = self.view.forgetful()
+        if view is self.view:
+            return self
+        kept = {cidr: version for cidr, version in self.block_versions.items() if cidr in view.block_by_cidr}
+        return replace(self, view=view, block_versions=kept)
 
     def version_of(self, cidr: IPNetwork) -> Version:
         """Return the version a block was read at; ABSENT for one that is presumed not to exist."""
@@ -66,6 +90,7 @@ class Knowledge:
         return frozenset(
             keys.owned(node, cidr) if block.affinity == node else keys.held(node, cidr)
             for cidr, block in self.view.block_by_cidr.items()
+            if self.view.concerns(block)
         )
 
     def _unheard_of(self, key: str, entry: Entry) -> bool:
@@ -88,63 +113,90 @@ async def read_share(store: Store, knowledge: Knowledge) -> Knowledge:
 
 
 async def read_all(store: Store, knowledge: Knowledge) -> Knowledge:
-    """Return the knowledge with the pools, the node's own share and the existence of every block as they are now.
+    """Return the knowledge with the rules, the node's own share and the list of every block as they are now.
 
-    Every block lies in the share of its owner or of somebody who holds an address of it, so the short share keys tell
-    which blocks exist; their contents are not read.
+    The short summaries tell which blocks exist; the contents of those that do not concern the node are not read.
     """
-    pools = _pools(await store.list(keys.POOLS))
-    shares = await store.list(keys.SHARES)
-    own = keys.share(knowledge.view.node)
-    knowledge = knowledge.with_pools(pools)
-    knowledge = replace(knowledge, view=replace(knowledge.view, taken_by_pool={}))
-    foreign = {cidr for key in shares if not key.startswith(own) and (cidr := share_cidr(key)) is not None}
-    knowledge = await _with_share(store, knowledge, {key: shares[key] for key in shares if key.startswith(own)})
-    return replace(knowledge, view=knowledge.view.with_taken(foreign - knowledge.view.block_by_cidr.keys()))
+    rules = rules_of(
+        {
+            **await store.list(keys.POOLS),
+            **await store.list(keys.RESERVATIONS),
+            **await store.get([keys.IPAM_CONFIGURATION]),
+        }
+    )
+    return await read_summaries(store, await read_share(store, knowledge.with_rules(rules)))
+
+
+async def read_summaries(store: Store, knowledge: Knowledge) -> Knowledge:
+    """Return the knowledge with the list of every block there is now."""
+    found = await store.list(keys.USAGE)
+    summaries = [summary for key, entry in found.items() if (summary := _summary(key, entry)) is not None]
+    known = knowledge.forgetful()
+    return replace(known, view=known.view.with_summaries(summaries))
+
+
+async def read_blocks(store: Store, knowledge: Knowledge, cidrs: Collection[IPNetwork]) -> Knowledge:
+    """Return the knowledge with the contents of these blocks as they are now."""
+    wanted = [keys.block(cidr) for cidr in cidrs]
+    entries = await store.get(wanted)
+    return _with_block_entries(knowledge, {key: entries.get(key) for key in wanted})
 
 
 async def read_keys(store: Store, knowledge: Knowledge, wanted: Collection[str]) -> Knowledge:
     """Return the knowledge with the pools and blocks under these keys as they are in the store now."""
-    entries = await store.get(wanted)
+    entries = await store.get([key for key in wanted if key.startswith((keys.BLOCKS, keys.POOLS))])
     blocks = {key: entries.get(key) for key in wanted if key.startswith(keys.BLOCKS)}
     knowledge = _with_block_entries(knowledge, blocks)
     touched = {key.removeprefix(keys.POOLS) for key in wanted if key.startswith(keys.POOLS)}
     if not touched:
         return knowledge
-    versions = knowledge.pool_versions
-    kept = {name: (pool, versions[name]) for name, pool in knowledge.view.pool_by_name.items() if name not in touched}
-    found = {key: entry for key, entry in entries.items() if key.startswith(keys.POOLS)}
-    return knowledge.with_pools({**kept, **_pools(found)})
+    view, versions = knowledge.view, knowledge.pool_versions
+    kept = {name: (pool, versions[name]) for name, pool in view.pool_by_name.items() if name not in touched}
+    found = rules_of({key: entry for key, entry in entries.items() if key.startswith(keys.POOLS)})
+    return knowledge.with_rules(Rules({**kept, **found.pools}, view.reservations, view.configuration))
+
+
+def rules_of(entries: Mapping[str, Entry]) -> Rules:
+    """Return the rules in these records, which may be among others; one that cannot be read is left out, and told."""
+    pools: dict[str, tuple[Pool, Version]] = {}
+    reservations: list[Reservation] = []
+    configuration = IpamConfiguration()
+    for key, entry in sorted(entries.items()):
+        try:
+            if key.startswith(keys.POOLS):
+                pools[key.removeprefix(keys.POOLS)] = (decode_pool(key, entry.value), entry.version)
+            elif key.startswith(keys.RESERVATIONS):
+                reservations.append(decode_reservation(key, entry.value))
+            elif key == keys.IPAM_CONFIGURATION:
+                configuration = decode_configuration(key, entry.value)
+        except MalformedRecord as error:
+            log.warning("record cannot be read and is left out", extra={"key": key, "reason": str(error)})
+    return Rules(pools, tuple(reservations), configuration)
 
 
 async def _with_share(store: Store, knowledge: Knowledge, share: Mapping[str, Entry]) -> Knowledge:
     cidrs = {cidr for key in share if (cidr := share_cidr(key)) is not None}
-    wanted = [keys.block(cidr) for cidr in cidrs]
-    entries = await store.get(wanted) if wanted else {}
-    knowledge = knowledge.with_blocks(dict.fromkeys(knowledge.view.block_by_cidr), {})
-    return _with_block_entries(knowledge, {key: entries.get(key) for key in wanted})
+    gone = knowledge.view.block_by_cidr.keys() - cidrs
+    return await read_blocks(store, knowledge.forgetful().with_blocks(dict.fromkeys(gone), {}), cidrs)
 
 
 def _with_block_entries(knowledge: Knowledge, entries: Mapping[str, Entry | None]) -> Knowledge:
-    """Take in blocks by key, None for absent: the node's own share is known by content, the rest by existence."""
+    """Take in blocks by key, None for absent; one that cannot be read counts as taken and is left alone."""
     changes: dict[IPNetwork, Block | None] = {}
     versions: dict[IPNetwork, Version] = {}
-    taken = []
+    unreadable = []
     for key, entry in entries.items():
         cidr = keys.cidr_of(key)
-        block = None if entry is None else _block(key, entry)
-        if entry is not None and block is not None and _concerns(block, knowledge.view.node):
-            changes[cidr], versions[cidr] = block, entry.version
-            continue
         changes[cidr] = None
-        if entry is not None:
-            taken.append(cidr)
+        if entry is None:
+            continue
+        block = _block(key, entry)
+        if block is None:
+            unreadable.append(cidr)
+        else:
+            changes[cidr], versions[cidr] = block, entry.version
     known = knowledge.with_blocks(changes, versions)
-    return replace(known, view=known.view.with_taken(taken))
-
-
-def _concerns(block: Block, node: str) -> bool:
-    return block.affinity == node or node in block.holding_nodes()
+    return replace(known, view=known.view.with_unreadable(unreadable))
 
 
 def _block(key: str, entry: Entry) -> Block | None:
@@ -156,11 +208,9 @@ def _block(key: str, entry: Entry) -> Block | None:
         return None
 
 
-def _pools(entries: Mapping[str, Entry]) -> dict[str, tuple[Pool, Version]]:
-    pools = {}
-    for key, entry in entries.items():
-        try:
-            pools[key.removeprefix(keys.POOLS)] = (decode_pool(key, entry.value), entry.version)
-        except MalformedRecord as error:
-            log.warning("pool cannot be read and is left out", extra={"key": key, "reason": str(error)})
-    return pools
+def _summary(key: str, entry: Entry) -> BlockSummary | None:
+    try:
+        return decode_usage(key, entry.value)
+    except MalformedRecord as error:
+        log.warning("summary cannot be read and is left out", extra={"key": key, "reason": str(error)})
+        return None

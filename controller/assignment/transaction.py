@@ -1,20 +1,20 @@
-"""The operations that write a block: the block itself, and the share keys that say whose it is, always together."""
+"""The operations that write a block: with it its summary and the share keys that say whose it is, always together."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
 from controller.datamodel import keys
-from controller.datamodel.blocks import encode_block, encode_share
+from controller.datamodel.blocks import encode_block, encode_share, encode_usage
 from controller.ports import Delete, Put
 
 if TYPE_CHECKING:
     from controller.ports import Operation, Version
     from ipam.block import Block
 
-#: The most of MAX_OPERATIONS that a node's change to a block takes: the block (its deletion counts twice), the owner's
-#: share key and the holder's.
-OPERATIONS_PER_BLOCK: Final = 4
+#: The most of MAX_OPERATIONS that a node's change to a block takes: the block (its deletion counts twice), its summary,
+#: the share keys of the owner before and after, and the holder's.
+OPERATIONS_PER_BLOCK: Final = 6
 
 
 def block_operations(
@@ -22,8 +22,8 @@ def block_operations(
 ) -> list[Operation]:
     """Return what turns the block as read at this version into the block after; None stands for no block.
 
-    Share keys follow from the block and are guarded by its version, so they are written whatever they are: one
-    that is wrong for whatever reason becomes right. `writer` is the node that knows of the change already; every
+    Summary and share keys follow from the block and are guarded by its version, so they are written whatever they are:
+    one that is wrong for whatever reason becomes right. `writer` is the node that knows of the change already; every
     other node whose share the change touches is told by its share key.
     """
     block = after or before
@@ -31,7 +31,12 @@ def block_operations(
         return []
     key = keys.block(block.cidr)
     own: Operation = Delete(key, version) if after is None else Put(key, encode_block(after), version)
-    return [own, *_owner_operations(before, after, writer), *_holder_operations(before, after, writer)]
+    usage: Operation = (
+        Delete(keys.usage(block.cidr), None)
+        if after is None
+        else Put(keys.usage(block.cidr), encode_usage(after), None)
+    )
+    return [own, usage, *_owner_operations(before, after, writer), *_holder_operations(before, after, writer)]
 
 
 def _owner_operations(before: Block | None, after: Block | None, writer: str | None) -> list[Operation]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from controller.datamodel import keys
 from controller.datamodel.codec import decoded, encoded
-from ipam.block import Block, Holder
+from ipam.block import Block, Holder, Rest
+from ipam.summary import BlockSummary
 
 if TYPE_CHECKING:
     from ipam.address import IPNetwork
@@ -24,6 +25,7 @@ def encode_block(block: Block) -> bytes:
             "free": list(block.free),
             "sequence": block.sequence,
             "ordinal_sequence": {str(ordinal): sequence for ordinal, sequence in block.ordinal_sequence.items()},
+            "resting": {str(ordinal): [rest.until, rest.kept_for] for ordinal, rest in block.resting.items()},
         }
     )
 
@@ -35,7 +37,7 @@ def decode_block(key: str, value: bytes) -> Block:
         cidr = ipaddress.ip_network(fields["cidr"])
         if keys.block(cidr) != key:
             raise ValueError(f"it describes {cidr}, whose key is {keys.block(cidr)}")
-        return Block(
+        block = Block(
             cidr=cidr,
             affinity=None if fields["affinity"] is None else str(fields["affinity"]),
             claimed_at=float(fields["claimed_at"]),
@@ -43,9 +45,42 @@ def decode_block(key: str, value: bytes) -> Block:
             free=tuple(int(ordinal) for ordinal in fields["free"]),
             sequence=int(fields["sequence"]),
             ordinal_sequence={int(ordinal): int(number) for ordinal, number in fields["ordinal_sequence"].items()},
+            resting={int(ordinal): _rest(*rest) for ordinal, rest in fields["resting"].items()},
         )
+        block.check()
+        return block
 
     return decoded(key, value, build)
+
+
+def encode_usage(block: Block) -> bytes:
+    """Return the record of a block's summary."""
+    summary = BlockSummary.of(block)
+    return encoded(
+        {
+            "affinity": summary.affinity,
+            "claimed_at": summary.claimed_at,
+            "in_use": summary.in_use,
+            "resting_count": summary.resting_count,
+            "rested_at": summary.rested_at,
+        }
+    )
+
+
+def decode_usage(key: str, value: bytes) -> BlockSummary:
+    """Return the summary that a record describes; raises `MalformedRecord`."""
+    return decoded(
+        key,
+        value,
+        lambda fields: BlockSummary(
+            cidr=keys.cidr_of(key),
+            affinity=None if fields["affinity"] is None else str(fields["affinity"]),
+            claimed_at=float(fields["claimed_at"]),
+            in_use=int(fields["in_use"]),
+            resting_count=int(fields["resting_count"]),
+            rested_at=float(fields["rested_at"]),
+        ),
+    )
 
 
 def encode_share(block: Block) -> bytes:
@@ -78,6 +113,7 @@ def _holder_fields(holder: Holder) -> dict[str, Any]:
         "namespace": holder.namespace,
         "interface": holder.interface,
         "created_at": holder.created_at,
+        "sticky": holder.sticky,
     }
 
 
@@ -89,4 +125,9 @@ def _holder(fields: dict[str, Any]) -> Holder:
         namespace=str(fields["namespace"]),
         interface=str(fields["interface"]),
         created_at=float(fields["created_at"]),
+        sticky=bool(fields["sticky"]),
     )
+
+
+def _rest(until: float, kept_for: str | None) -> Rest:
+    return Rest(float(until), None if kept_for is None else str(kept_for))

@@ -4,13 +4,18 @@
     tortie/v1/cluster/pools/NAME              a pool
     tortie/v1/cluster/pools-revision          written with every pool, so that no two pools can overlap
     tortie/v1/cluster/nodes/NAME              a node, written by its agent
+    tortie/v1/cluster/reservations/NAME       ranges that automatic assignment leaves alone
+    tortie/v1/cluster/ipam-configuration      the rules of assignment and release; absent: the defaults
     tortie/v1/blocks/CIDR                     a block and who holds its addresses; `/` in the CIDR is written `-`
+    tortie/v1/usage/CIDR                      the block's summary: its owner and how many addresses are in use
     tortie/v1/share/NODE/anchor               keeps the prefix from ever being empty
     tortie/v1/share/NODE/own/CIDR             NODE owns this block
     tortie/v1/share/NODE/held/CIDR            NODE holds addresses in this block, which it does not own
+    tortie/v1/endpoints/NODE                  which addresses NODE's kernel has wired to workloads, and when it looked
 
 A blocking query on an empty Consul prefix returns at every write of the whole cluster, so each watched prefix
-keeps one key. A node watches `cluster/` and its own `share/NODE/`, nothing else.
+keeps one key. A node watches `cluster/` and its own `share/NODE/`, nothing else: blocks, their summaries and endpoints
+are written often and read on demand.
 """
 
 from __future__ import annotations
@@ -27,7 +32,11 @@ CLUSTER_ANCHOR: Final = CLUSTER + "anchor"
 POOLS: Final = CLUSTER + "pools/"
 POOLS_REVISION: Final = CLUSTER + "pools-revision"
 NODES: Final = CLUSTER + "nodes/"
+RESERVATIONS: Final = CLUSTER + "reservations/"
+IPAM_CONFIGURATION: Final = CLUSTER + "ipam-configuration"
 BLOCKS: Final = ROOT + "blocks/"
+USAGE: Final = ROOT + "usage/"
+ENDPOINTS: Final = ROOT + "endpoints/"
 SHARES: Final = ROOT + "share/"
 
 
@@ -39,6 +48,21 @@ def pool(name: str) -> str:
 def node(name: str) -> str:
     """Return the key of a node's record."""
     return NODES + name
+
+
+def reservation(name: str) -> str:
+    """Return the key of a reservation."""
+    return RESERVATIONS + name
+
+
+def endpoints(node_name: str) -> str:
+    """Return the key under which a node's agent writes which addresses are wired on its host."""
+    return ENDPOINTS + node_name
+
+
+def usage(cidr: IPNetwork) -> str:
+    """Return the key of a block's summary."""
+    return USAGE + _written(cidr)
 
 
 def block(cidr: IPNetwork) -> str:
@@ -67,7 +91,7 @@ def held(node_name: str, cidr: IPNetwork) -> str:
 
 
 def cidr_of(key: str) -> IPNetwork:
-    """Return the CIDR that the last part of a block, owned or held key names; raises ValueError for another key."""
+    """Return the CIDR that the last part of a key about a block names; raises ValueError for another key."""
     return ipaddress.ip_network(key.rpartition("/")[2].replace("-", "/"))
 
 

@@ -1,17 +1,22 @@
-"""The JSON of pools and nodes in the store: text becomes values here, or `MalformedRecord` is raised."""
+"""The JSON of nodes and of what operators write: pools, reservations, configuration.
+
+Text becomes values here, or `MalformedRecord` is raised.
+"""
 
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from controller.datamodel import keys
 from controller.datamodel.codec import decoded, encoded
+from ipam.configuration import IpamConfiguration
 from ipam.pool import AssignmentMode, Pool
+from ipam.reservation import Reservation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from ipaddress import IPv4Address, IPv6Address
 
     from ipam.address import IPAddress
@@ -19,12 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A host that runs an agent. It has at least one address; sessions use IPv4 where both ends have it."""
+    """A host that runs an agent. It has at least one address; sessions use IPv4 where both ends have it.
+
+    Selectors match its `labels`.
+    """
 
     name: str
     as_number: int
     ipv4: IPv4Address | None
     ipv6: IPv6Address | None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse a node that nobody could reach."""
@@ -49,6 +58,7 @@ def encode_node(node: Node) -> bytes:
             "as_number": node.as_number,
             "ipv4": None if node.ipv4 is None else str(node.ipv4),
             "ipv6": None if node.ipv6 is None else str(node.ipv6),
+            "labels": dict(node.labels),
         }
     )
 
@@ -62,6 +72,7 @@ def decode_node(key: str, value: bytes) -> Node:
             as_number=int(fields["as_number"]),
             ipv4=None if fields.get("ipv4") is None else ipaddress.IPv4Address(fields["ipv4"]),
             ipv6=None if fields.get("ipv6") is None else ipaddress.IPv6Address(fields["ipv6"]),
+            labels={str(label): str(value) for label, value in fields.get("labels", {}).items()},
         )
 
     return decoded(key, value, build)
@@ -96,6 +107,43 @@ def decode_pool(key: str, value: bytes) -> Pool:
             node_selector=str(fields.get("node_selector", "all()")),
             nat_outgoing=bool(fields.get("nat_outgoing", False)),
             disable_bgp_export=bool(fields.get("disable_bgp_export", False)),
+        )
+
+    return decoded(key, value, build)
+
+
+def encode_reservation(reservation: Reservation) -> bytes:
+    """Return a reservation's record."""
+    return encoded({"name": reservation.name, "cidrs": [str(cidr) for cidr in reservation.cidrs]})
+
+
+def decode_reservation(key: str, value: bytes) -> Reservation:
+    """Return the reservation a record describes; raises `MalformedRecord`, also for one under a wrong key."""
+
+    def build(fields: dict[str, Any]) -> Reservation:
+        name = _own_name(fields, key, keys.reservation)
+        return Reservation(name, tuple(ipaddress.ip_network(cidr) for cidr in fields["cidrs"]))
+
+    return decoded(key, value, build)
+
+
+def encode_configuration(configuration: IpamConfiguration) -> bytes:
+    """Return the record of the address management's configuration."""
+    return encoded(asdict(configuration))
+
+
+def decode_configuration(key: str, value: bytes) -> IpamConfiguration:
+    """Return the configuration a record describes, defaults where it is silent; raises `MalformedRecord`."""
+
+    def build(fields: dict[str, Any]) -> IpamConfiguration:
+        default = IpamConfiguration()
+        return IpamConfiguration(
+            strict_affinity=bool(fields.get("strict_affinity", default.strict_affinity)),
+            auto_allocate_blocks=bool(fields.get("auto_allocate_blocks", default.auto_allocate_blocks)),
+            max_blocks_per_node=int(fields.get("max_blocks_per_node", default.max_blocks_per_node)),
+            cooldown_seconds=int(fields.get("cooldown_seconds", default.cooldown_seconds)),
+            sticky_seconds=int(fields.get("sticky_seconds", default.sticky_seconds)),
+            grace_seconds=int(fields.get("grace_seconds", default.grace_seconds)),
         )
 
     return decoded(key, value, build)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from controller.assignment.assigner import Assigner
+from controller.assignment.knowledge import Rules
 from controller.cli.main import COMMANDS, run
 from controller.datamodel import keys
 from controller.datamodel.records import encode_pool
@@ -109,7 +110,7 @@ def test_a_node_that_holds_addresses_is_deleted_only_by_force(
         assigner = Assigner(store, "h1", lambda: 0.0)
         pool = Pool("p", ip_network("10.0.0.0/24"), 26)
         versions = await store.commit([Put(keys.pool("p"), encode_pool(pool), ABSENT)])
-        assigner.set_pools({"p": (pool, versions[keys.pool("p")])})
+        assigner.set_rules(Rules({"p": (pool, versions[keys.pool("p")])}))
         await assigner.start()
         await assigner.assign(AssignRequest("cni/net/c/eth0", "web", "shop", "tor0", (4,)))
         await assigner.close()

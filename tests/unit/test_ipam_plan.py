@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from ipam.address import IPNetwork
 from ipam.block import Block, Holder
+from ipam.configuration import IpamConfiguration
 from ipam.errors import NoPool, PoolDisabled, PoolExhausted, Refused, UnknownPool
 from ipam.plan import Plan, plan_assign, plan_release, plan_removal
 from ipam.pool import AssignmentMode, Pool
 from ipam.request import AssignRequest
+from ipam.summary import BlockSummary
 from ipam.view import View
 
 V4 = Pool("v4", ipaddress.ip_network("10.0.0.0/24"), 30)
@@ -108,7 +110,7 @@ def test_no_pool_for_the_node_names_the_node_and_the_reason(pool: Pool, words: s
 
 def test_a_manual_pool_gives_addresses_by_its_name() -> None:
     """Requesting a pool by name bypasses `manual` and the selector."""
-    pool = replace(V4, assignment=AssignmentMode.MANUAL, node_selector="never")
+    pool = replace(V4, assignment=AssignmentMode.MANUAL, node_selector="has(never)")
     assert plan_assign(_view(pool), _request("a", pools=("v4",)), now=7.0).addresses[0] in V4.cidr
 
 
@@ -136,14 +138,20 @@ def test_own_blocks_of_other_pools_are_left_alone() -> None:
 def test_exhaustion_says_how_full_and_what_to_do() -> None:
     """A refusal for want of addresses names each pool, how full it is, and the way out."""
     pool = Pool("tiny", _network("10.0.0.0/29"), 30)
-    view = _view(pool, blocks=(_full("10.0.0.0/30"),)).with_taken([_network("10.0.0.4/30")])
+    view = _view(pool, blocks=(_full("10.0.0.0/30"),)).with_summaries(
+        map(BlockSummary.of, (_full("10.0.0.0/30"), _full("10.0.0.4/30", node="n2")))
+    )
     with pytest.raises(PoolExhausted, match=r"tiny \(10.0.0.0/29\) has 2 of 2 blocks.*4 of 4 addresses.*add a pool"):
         plan_assign(view, _request("a"), now=7.0)
 
 
 def test_no_node_owns_more_blocks_than_allowed() -> None:
     """At the limit nothing is claimed, and the refusal says that the limit is why; IPv6 blocks count apart."""
-    view = replace(_view(V4, V6, blocks=(_full("10.0.0.0/30"), _full("10.0.0.4/30"))), max_blocks_per_node=2)
+    full = (_full("10.0.0.0/30"), _full("10.0.0.4/30"))
+    view = replace(
+        _view(V4, V6, blocks=full).with_summaries(map(BlockSummary.of, full)),
+        configuration=IpamConfiguration(max_blocks_per_node=2),
+    )
     with pytest.raises(PoolExhausted, match="owns 2 blocks, and 2 is the most"):
         plan_assign(view, _request("a"), now=7.0)
     assert plan_assign(view, _request("a", 6), now=7.0).addresses
@@ -171,7 +179,7 @@ def test_an_enormous_pool_is_never_walked() -> None:
 
 def test_releasing_what_is_not_held_changes_nothing() -> None:
     """Release is idempotent."""
-    assert plan_release(_view(V4), "a") == Plan(())
+    assert plan_release(_view(V4), "a", now=7.0) == Plan(())
 
 
 def test_an_ownerless_block_goes_with_its_last_address() -> None:
@@ -179,8 +187,8 @@ def test_an_ownerless_block_goes_with_its_last_address() -> None:
     block, address = Block.claimed(_network("10.0.0.0/30"), node="n1", at=1.0).assign(
         _request("a").holder(node="n1", at=1)
     )
-    assert plan_release(_view(V4, blocks=(block.disown(),)), "a") == Plan((address,), {block.cidr: None})
-    kept = plan_release(_view(V4, blocks=(block,)), "a").writes[block.cidr]
+    assert plan_release(_view(V4, blocks=(block.disown(),)), "a", now=7.0) == Plan((address,), {block.cidr: None})
+    kept = plan_release(_view(V4, blocks=(block,)), "a", now=7.0).writes[block.cidr]
     assert kept is not None
     assert kept.in_use == 0
 
@@ -216,7 +224,7 @@ def test_any_sequence_keeps_addresses_apart(steps: list[tuple[bool, int, tuple[i
     for assigns, number, versions in steps:
         handle = f"h{number}"
         if not assigns:
-            view = view.with_blocks(plan_release(view, handle).writes)
+            view = view.with_blocks(plan_release(view, handle, now=1.0).writes)
             expected.pop(handle, None)
             continue
         try:

@@ -12,7 +12,7 @@ import pytest
 
 from controller.assignment.assigner import Assigner
 from controller.datamodel import keys
-from controller.datamodel.blocks import decode_block
+from controller.datamodel.blocks import decode_block, encode_usage
 from controller.datamodel.records import encode_pool
 from controller.errors import ConflictError, StoreUnavailable
 from controller.ports import ABSENT, Entry, Operation, Put, Store, Version, WatchEvent
@@ -115,9 +115,11 @@ class World:
         held: dict[str, list[tuple[str, IPAddress]]] = {}
         seen: set[IPAddress] = set()
         expected_shares = set()
+        expected_usage = {}
         for key, entry in (await self.store.list(keys.BLOCKS)).items():
             # Decoding checks that free and held ordinals make up the block.
             block = decode_block(key, entry.value)
+            expected_usage[keys.usage(block.cidr)] = encode_usage(block)
             if block.affinity is not None:
                 expected_shares.add(keys.owned(block.affinity, block.cidr))
             expected_shares |= {keys.held(node, block.cidr) for node in block.holding_nodes() if node != block.affinity}
@@ -127,6 +129,7 @@ class World:
                 held.setdefault(holder.handle, []).append((holder.node, address))
         shares = {key for key in await self.store.list(keys.SHARES) if not key.endswith("/anchor")}
         assert shares == expected_shares
+        assert {key: entry.value for key, entry in (await self.store.list(keys.USAGE)).items()} == expected_usage
         return held
 
 

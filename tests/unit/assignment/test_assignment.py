@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from controller.assignment.knowledge import Rules
 from controller.assignment.transaction import block_operations
 from controller.datamodel import keys
 from controller.datamodel.blocks import decode_block
 from controller.errors import TransientError
 from controller.ports import ABSENT, MAX_VALUE_BYTES, Changes, Delete, Put, Snapshot
+from ipam.block import Block
 from ipam.errors import NoPool, PoolExhausted, UnknownPool
 
 if TYPE_CHECKING:
@@ -131,7 +133,7 @@ async def test_nothing_is_claimed_from_a_pool_that_is_gone(world: World) -> None
     pool = await world.add_pool("v4", "10.0.0.0/24", 28)
     version = (await world.store.get([keys.pool("v4")]))[keys.pool("v4")].version
     async with world.started("n1") as assigner:
-        assigner.set_pools({"v4": (pool, version)})
+        assigner.set_rules(Rules({"v4": (pool, version)}))
         await world.store.commit([Delete(keys.pool("v4"), None)])
         with pytest.raises(NoPool, match="node n1"):
             await assigner.assign(world.request("a"))
@@ -143,9 +145,8 @@ async def test_a_full_store_is_found_out_without_reading_blocks(world: World) ->
     pool = await world.add_pool("v4", "10.0.0.0/20", 32)
     cidrs = list(ipaddress.IPv4Network("10.0.0.0/20").subnets(new_prefix=32))
     for cidr in cidrs[:100] + cidrs[101:]:
-        await world.store.commit(
-            [Put(keys.owned("n2", cidr), b"{}", ABSENT), Put(keys.block(cidr), b"unreadable", ABSENT)]
-        )
+        block, _ = Block.claimed(cidr, node="n2", at=0.0).assign(world.request(str(cidr)).holder(node="n2", at=0.0))
+        await world.store.commit(block_operations(None, block, version=ABSENT, writer=None))
     asked: list[str] = []
 
     async def note(operation: str) -> Fault:
@@ -154,7 +155,7 @@ async def test_a_full_store_is_found_out_without_reading_blocks(world: World) ->
 
     version = (await world.store.get([keys.pool("v4")]))[keys.pool("v4")].version
     async with world.started("n1", note) as assigner:
-        assigner.set_pools({"v4": (pool, version)})
+        assigner.set_rules(Rules({"v4": (pool, version)}))
         assert (await assigner.assign(world.request("a"))).addresses == (cidrs[100][0],)
         with pytest.raises(PoolExhausted, match="4096 of 4096 blocks"):
             await assigner.assign(world.request("b"))

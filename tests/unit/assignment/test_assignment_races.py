@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from controller.assignment.assigner import MAX_CONFLICTS
+from controller.assignment.knowledge import Rules
 from controller.datamodel import keys
 from controller.datamodel.records import decode_pool
 from controller.errors import StoreUnavailable, TransientError
@@ -132,7 +133,7 @@ async def _run(world: World, schedule: Schedule, steps_by_node: dict[str, Steps]
         contexts = [(node, world.started(node, stage.decider(node))) for node in steps_by_node]
         for node, context in contexts:
             assigners[node] = await context.__aenter__()
-            assigners[node].set_pools({"p": (pool, entry.version)})
+            assigners[node].set_rules(Rules({"p": (pool, entry.version)}))
         stage.open = False
         for node, steps in steps_by_node.items():
             running[node] = group.create_task(_take_steps(assigners[node], world, steps, held))

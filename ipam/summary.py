@@ -1,0 +1,46 @@
+"""What is known of a block without reading it: enough to count, to find room and to find blocks nobody uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ipam.address import IPNetwork
+    from ipam.block import Block
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSummary:
+    """A block's owner and its counts, as of its last write.
+
+    `in_use` addresses are held and `resting_count` rest after their release; the last of them has rested at
+    `rested_at`, in epoch seconds, as is `claimed_at`.
+    """
+
+    cidr: IPNetwork
+    affinity: str | None
+    claimed_at: float
+    in_use: int
+    resting_count: int = 0
+    rested_at: float = 0.0
+
+    @classmethod
+    def of(cls, block: Block) -> BlockSummary:
+        """Return the summary of a block."""
+        rested_at = max((rest.until for rest in block.resting.values()), default=0.0)
+        return cls(block.cidr, block.affinity, block.claimed_at, block.in_use, len(block.resting), rested_at)
+
+    @property
+    def size(self) -> int:
+        """How many addresses the block has."""
+        return self.cidr.num_addresses
+
+    @property
+    def may_lend(self) -> bool:
+        """Whether the block may have an address for somebody; reading it is the test."""
+        return self.in_use < self.size
+
+    def is_empty(self, now: float) -> bool:
+        """Tell whether nobody holds an address of the block and none has to rest any longer."""
+        return self.in_use == 0 and self.rested_at <= now
