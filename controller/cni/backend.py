@@ -176,6 +176,8 @@ def _assign_request(request: CniRequest, host_name: str) -> AssignRequest:
         interface=host_name,
         versions=request.config.ip_versions,
         pools=request.config.ipv4_pools + request.config.ipv6_pools,
+        addresses=request.addresses,
+        sticky=request.named,
     )
 
 

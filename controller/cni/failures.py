@@ -44,6 +44,7 @@ class ErrorCode(IntEnum):
     POOL_DISABLED = 102
     NO_POOL = 103
     POOL_EXHAUSTED = 104
+    ADDRESS_UNAVAILABLE = 105
     KERNEL_REFUSED = 110
     STORE_DENIED = 111
     MALFORMED_RECORD = 112
@@ -77,6 +78,7 @@ _CODES: tuple[tuple[type[Exception], ErrorCode, str], ...] = (
     (ipam_errors.PoolDisabled, ErrorCode.POOL_DISABLED, "enable the pool, or name another one in the configuration"),
     (ipam_errors.NoPool, ErrorCode.NO_POOL, "create or enable a pool that fits this node"),
     (ipam_errors.PoolExhausted, ErrorCode.POOL_EXHAUSTED, "add a pool, or remove workloads that are not needed"),
+    (ipam_errors.AddressUnavailable, ErrorCode.ADDRESS_UNAVAILABLE, "ask for another address, or for none"),
     (ipam_errors.Refused, ErrorCode.IPAM_REFUSED, "correct the network configuration"),
     (StoreUnavailable, ErrorCode.TRY_AGAIN_LATER, "existing containers are not affected; try again when it answers"),
     (TransientError, ErrorCode.TRY_AGAIN_LATER, "nothing needs to be corrected; try again"),

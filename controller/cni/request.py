@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from controller.cni.failures import CniFailure, ErrorCode
 from controller.cni.network_configuration import IDENTIFIER, NetworkConfig, parse_config, parse_identity
+from controller.cni.wishes import refuse_other_mac, wanted_addresses
 from controller.kernel.link_names import container_mac
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from controller.cni.network_configuration import Unchecked
+    from ipam.address import IPAddress
 
 #: IFNAMSIZ less the zero byte (include/uapi/linux/if.h).
 MAX_INTERFACE_BYTES = 15
-_NO_CHOICE = "the agent chooses addresses itself and cannot be asked for one"
 
 
 class Command(Enum):
@@ -35,6 +35,7 @@ class CniRequest:
 
     `container_id` and `interface` are empty for STATUS, which concerns no container. `namespace_path` is CNI_NETNS as
     given, possibly empty. `args` are the pairs of CNI_ARGS. `previous_result` is the `prevResult` a runtime adds.
+    `addresses` are those that an ADD asks for.
     """
 
     command: Command
@@ -44,6 +45,7 @@ class CniRequest:
     args: Mapping[str, str]
     config: NetworkConfig
     previous_result: Unchecked | None = None
+    addresses: tuple[IPAddress, ...] = ()
 
     @property
     def handle(self) -> str:
@@ -57,6 +59,11 @@ class CniRequest:
     def workload(self) -> str:
         """The workload's name for people: its pod's, else the container's identifier."""
         return self.args.get("K8S_POD_NAME") or self.container_id
+
+    @property
+    def named(self) -> bool:
+        """Whether the workload has a name that its successor may have too; a container's identifier never comes again."""
+        return bool(self.args.get("K8S_POD_NAME"))
 
     @property
     def namespace(self) -> str:
@@ -83,18 +90,21 @@ def parse_request(variables: Mapping[str, str], fields: Unchecked) -> CniRequest
     command = _command(variables.get("CNI_COMMAND", ""))
     concerns_container = command is not Command.STATUS
     previous_result = fields.get("prevResult")
+    args = parse_args(variables.get("CNI_ARGS", ""))
+    # A DEL brings the wishes of its ADD again and must go through, whatever they are.
+    adds = command is Command.ADD
     request = CniRequest(
         command=command,
         container_id=_container_id(variables.get("CNI_CONTAINERID", "")) if concerns_container else "",
         interface=_interface(variables.get("CNI_IFNAME", "")) if concerns_container else "",
         namespace_path=variables.get("CNI_NETNS", ""),
-        args=parse_args(variables.get("CNI_ARGS", "")),
+        args=args,
         config=parse_identity(fields) if command is Command.DEL else parse_config(fields),
         previous_result=previous_result if isinstance(previous_result, dict) else None,
+        addresses=wanted_addresses(args, fields) if adds else (),
     )
-    if command is Command.ADD:
-        # Only here: a DEL brings the same words again, and must go through.
-        _refuse_wishes(request, fields)
+    if adds:
+        refuse_other_mac(args, fields, container_mac(request.container_id, request.interface))
     return request
 
 
@@ -108,29 +118,6 @@ def parse_args(text: str) -> dict[str, str]:
         if part:
             pairs[key] = value
     return pairs
-
-
-def _refuse_wishes(request: CniRequest, fields: Unchecked) -> None:
-    """Raise `CniFailure` for an address or MAC address that the caller wants: another one in silence would be wrong.
-
-    Runtimes repeat the MAC address that a container has when they attach it again; that one is granted.
-    """
-    granted = container_mac(request.container_id, request.interface)
-    if address := request.args.get("IP"):
-        raise _invalid(f"CNI_ARGS asks for the address {address}; {_NO_CHOICE}", "start the container without one")
-    if (mac := request.args.get("MAC")) and mac.lower() != granted:
-        raise _invalid(f"CNI_ARGS asks for the MAC address {mac}; {_NO_CHOICE}", "start the container without one")
-    wishes = fields.get("runtimeConfig")
-    if not isinstance(wishes, dict):
-        return
-    for capability in ("ips", "mac"):
-        wish = wishes.get(capability)
-        if wish and not (capability == "mac" and str(wish).lower() == granted):
-            raise CniFailure(
-                ErrorCode.INVALID_CONFIG,
-                f"runtimeConfig.{capability} asks for {json.dumps(wish)}; {_NO_CHOICE}",
-                f"start the container without it, or remove the capability {capability} from the network configuration",
-            )
 
 
 def _command(name: str) -> Command:

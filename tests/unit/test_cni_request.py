@@ -57,15 +57,32 @@ def test_a_container_without_a_pod_is_named_by_its_identifier() -> None:
 
 
 WISHES = [
-    ({"CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAME=a;IP=10.88.7.50"}, {}, ErrorCode.INVALID_ENVIRONMENT, "10.88.7.50"),
+    ({"CNI_ARGS": "IP=10.88.7.500"}, {}, ErrorCode.INVALID_ENVIRONMENT, "10.88.7.500"),
     ({"CNI_ARGS": "MAC=02:00:00:00:00:05"}, {}, ErrorCode.INVALID_ENVIRONMENT, "02:00:00:00:00:05"),
-    ({}, {"runtimeConfig": {"ips": ["10.88.7.50", "10.88.7.50"]}}, ErrorCode.INVALID_CONFIG, "10.88.7.50"),
+    ({}, {"runtimeConfig": {"ips": ["10.88.7.50", "host-7"]}}, ErrorCode.INVALID_CONFIG, "host-7"),
+    ({}, {"runtimeConfig": {"ips": {"a": 1}}}, ErrorCode.INVALID_CONFIG, "runtimeConfig.ips"),
     ({}, {"runtimeConfig": {"mac": "02:00:00:00:00:05"}}, ErrorCode.INVALID_CONFIG, "02:00:00:00:00:05"),
 ]
 
 
+@pytest.mark.parametrize(
+    ("args", "ips", "addresses"),
+    [
+        ("IgnoreUnknown=1;K8S_POD_NAME=a;IP=10.88.7.50", [], ["10.88.7.50"]),
+        ("IP=10.88.7.50/24,fd00::5/64", [], ["10.88.7.50", "fd00::5"]),
+        ("", ["10.88.7.50", "10.88.7.50"], ["10.88.7.50"]),
+        ("IP=10.88.7.50", ["10.88.7.50/32", "fd00::5"], ["10.88.7.50", "fd00::5"]),
+        ("IP=", [], []),
+    ],
+)
+def test_an_add_may_ask_for_addresses(args: str, ips: list[str], addresses: list[str]) -> None:
+    """Both ways of asking are understood, each address once."""
+    request = parse_request({**ENVIRONMENT, "CNI_ARGS": args}, {**CONFIG, "runtimeConfig": {"ips": ips}})
+    assert [str(address) for address in request.addresses] == addresses
+
+
 @pytest.mark.parametrize(("variables", "keys", "code", "wish"), WISHES)
-def test_an_add_that_wants_an_address_is_refused(
+def test_a_wish_that_cannot_be_granted_is_refused(
     variables: dict[str, str], keys: dict[str, object], code: ErrorCode, wish: str
 ) -> None:
     """A container never gets another address than it was started for without anybody being told."""
@@ -81,6 +98,7 @@ def test_a_del_is_not_kept_from_its_work_by_a_wish(
     """What a refused ADD asked for comes again with the DEL that follows it."""
     request = parse_request({**ENVIRONMENT, **variables, "CNI_COMMAND": "DEL"}, {**CONFIG, **keys})
     assert request.command is Command.DEL, (code, wish)
+    assert not request.addresses
 
 
 @pytest.mark.parametrize("change", [str.upper, str.lower])
