@@ -62,7 +62,7 @@ class CniRequest:
 
     @property
     def named(self) -> bool:
-        """Whether the workload has a name that its successor may have too; a container's identifier never comes again."""
+        """Whether the workload has a name that its successor may have; a container's identifier never comes again."""
         return bool(self.args.get("K8S_POD_NAME"))
 
     @property
