@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bgp.address import IPAddress
+    from bgp.filter import Rule
 
 
 class PeerOrigin(Enum):
@@ -23,7 +24,10 @@ class Peer:
     """One configured peer. Times are in seconds; AS numbers are four octets (RFC 6793).
 
     `passive` waits for the peer to connect. `restart_time_seconds` is announced in the graceful restart capability
-    (RFC 4724, at most 4095). `password` is the TCP MD5 key (RFC 2385) or None.
+    (RFC 4724, at most 4095). `password` is the TCP MD5 key (RFC 2385) or None. `ttl_security_hops` is how many hops
+    away the peer may be (RFC 5082), None for no check. `next_hop_self`: routes are told with `local_address` as next
+    hop where the IP version allows. Of a peer that announces more than `max_prefixes` nothing is used. `import_rules`
+    and `export_rules` are tried in order on what it announces and is told.
     """
 
     address: IPAddress
@@ -36,3 +40,8 @@ class Peer:
     hold_time_seconds: int = 90
     restart_time_seconds: int = 120
     password: str | None = field(default=None, repr=False)
+    ttl_security_hops: int | None = None
+    next_hop_self: bool = False
+    max_prefixes: int | None = None
+    import_rules: tuple[Rule, ...] = ()
+    export_rules: tuple[Rule, ...] = ()

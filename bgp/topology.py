@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """A node as BGP sees it: its name, its AS number, and the addresses other nodes reach it at (at least one)."""
+    """A node as BGP sees it: its name, its AS number, and the addresses other nodes reach it at (at least one).
+
+    One with a `cluster_id` is a route reflector (RFC 4456): it is no part of the mesh.
+    """
 
     name: str
     as_number: int
     ipv4: ipaddress.IPv4Address | None
     ipv6: ipaddress.IPv6Address | None
+    cluster_id: str | None = None
 
 
 def mesh_peers(node: Router, nodes: Iterable[Router]) -> tuple[Peer, ...]:
