@@ -107,7 +107,7 @@ class WorkloadBackend:
         A call repeated for a container that is attached already never takes away what works.
         """
         host_name = host_link_name(request.container_id, request.interface)
-        async with self._alone(host_name):
+        async with self.alone(host_name):
             attached = host_name in self._links.index_of
             assignment = await self._addresses.assign(_assign_request(request, host_name))
             link = WorkloadLink(
@@ -130,7 +130,7 @@ class WorkloadBackend:
     async def delete(self, request: CniRequest) -> None:
         """Remove the container's link, then release its addresses; what is gone already is success."""
         host_name = host_link_name(request.container_id, request.interface)
-        async with self._alone(host_name):
+        async with self.alone(host_name):
             await self._links.unwire(host_name)
             released = await self._addresses.release(request.handle)
         log.info("workload detached", extra=_fields(request, released))
@@ -155,7 +155,7 @@ class WorkloadBackend:
             raise CniFailure(failure.code, failure.message, left) from cause
 
     @asynccontextmanager
-    async def _alone(self, host_name: str) -> AsyncGenerator[None, None]:
+    async def alone(self, host_name: str) -> AsyncGenerator[None, None]:
         """Hold back every other call for the same link."""
         turn = self._turn_of.setdefault(host_name, _Turn())
         turn.user_count += 1
