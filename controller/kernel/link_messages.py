@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from controller.kernel.link_names import HOST_LINK_PREFIX
 from controller.kernel.netlink import (
     NLM_F_CREATE,
     NLM_F_EXCL,
@@ -41,6 +43,7 @@ RTM_NEWADDR: Final = 20
 RTM_DELADDR: Final = 21
 RTM_GETADDR: Final = 22
 RTM_NEWNEIGH: Final = 28
+RTM_GETNEIGH: Final = 30
 IFLA_ADDRESS: Final = 1
 IFLA_IFNAME: Final = 3
 IFLA_MTU: Final = 4
@@ -156,6 +159,11 @@ def link_facts(body: bytes) -> LinkFacts:
     )
 
 
+def is_workload_link(facts: LinkFacts) -> bool:
+    """Tell whether this is the host's end of a workload's link of ours."""
+    return facts.kind == "veth" and facts.name.startswith(HOST_LINK_PREFIX)
+
+
 def host_address(index: int, address: IPAddress) -> Request:
     """Return the request that gives a link a /32 or /128; nobody else can have it, so IPv6 does not probe for it."""
     flags = 0 if address.version == 4 else _IFA_F_NODAD  # noqa: PLR2004  the IP version
@@ -189,6 +197,18 @@ def permanent_neighbour(index: int, address: IPAddress, mac: str) -> Request:
     head = _NDMSG.pack(family(address), index, _NUD_PERMANENT, 0, 0)
     body = head + attribute(_NDA_DST, address.packed) + attribute(_NDA_LLADDR, _packed_mac(mac))
     return Request(RTM_NEWNEIGH, _CREATE_OR_REPLACE, body)
+
+
+def neighbour_query() -> bytes:
+    """Return the body of an RTM_GETNEIGH dump of every neighbour, of both families."""
+    return _NDMSG.pack(0, 0, 0, 0, 0)
+
+
+def permanent_neighbour_of(body: bytes) -> tuple[int, IPAddress] | None:
+    """Return the link's index and the address of a dumped neighbour; None for one that is not permanent."""
+    _, index, state, _, _ = _NDMSG.unpack_from(body)
+    packed = dict(attributes(body, _NDMSG.size)).get(_NDA_DST)
+    return None if packed is None or state != _NUD_PERMANENT else (index, ipaddress.ip_address(packed))
 
 
 def _route_head(address: IPAddress, prefix_length: int, scope: int) -> bytes:

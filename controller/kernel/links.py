@@ -75,11 +75,7 @@ class KernelLinks:
         """Return the index of every workload link of ours on this host, by its host name."""
         with self._lock:
             found = map(message.link_facts, self._socket.dump(message.RTM_GETLINK, message.veth_query()))
-            return {
-                facts.name: facts.index
-                for facts in found
-                if facts.kind == "veth" and facts.name.startswith(HOST_LINK_PREFIX)
-            }
+            return {facts.name: facts.index for facts in found if message.is_workload_link(facts)}
 
     def _ensure_pair(self, descriptor: int, link: WorkloadLink) -> bool:
         """Have the pair, and return whether it is new; a pair of this name that leads elsewhere gives way."""
