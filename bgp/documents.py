@@ -10,6 +10,7 @@ import ipaddress
 from typing import TYPE_CHECKING
 
 from bgp.events import SessionState, SessionStatus
+from bgp.filter import Action, CidrMatch, Rule
 from bgp.peer import Peer, PeerOrigin
 from bgp.route import Announcement, LearnedRoute
 
@@ -40,7 +41,7 @@ def read_announcement(document: Mapping[str, object]) -> Announcement:
 
 
 def peer_document(peer: Peer) -> dict[str, object]:
-    """Return the peer as JSON, its password included."""
+    """Return what the sidecar needs of a peer as JSON, its password included."""
     return {
         "address": str(peer.address),
         "local_address": str(peer.local_address),
@@ -52,12 +53,15 @@ def peer_document(peer: Peer) -> dict[str, object]:
         "hold_time_seconds": peer.hold_time_seconds,
         "restart_time_seconds": peer.restart_time_seconds,
         "password": peer.password,
+        "ttl_security_hops": peer.ttl_security_hops,
+        "next_hop_self": peer.next_hop_self,
+        "export_rules": [_rule_document(rule) for rule in peer.export_rules],
     }
 
 
 def read_peer(document: Mapping[str, object]) -> Peer:
     """Return the peer of a JSON document."""
-    password = document["password"]
+    password, hops = document["password"], document["ttl_security_hops"]
     return Peer(
         address=address(document, "address"),
         local_address=address(document, "local_address"),
@@ -69,6 +73,34 @@ def read_peer(document: Mapping[str, object]) -> Peer:
         hold_time_seconds=integer(document, "hold_time_seconds"),
         restart_time_seconds=integer(document, "restart_time_seconds"),
         password=None if password is None else str(password),
+        ttl_security_hops=None if hops is None else _number(hops),
+        next_hop_self=bool(document["next_hop_self"]),
+        export_rules=tuple(_read_rule(rule) for rule in mappings(document, "export_rules")),
+    )
+
+
+def _rule_document(rule: Rule) -> dict[str, object]:
+    return {
+        "action": rule.action.value,
+        "cidr": None if rule.cidr is None else str(rule.cidr),
+        "cidr_match": rule.cidr_match.value,
+        "min_length": rule.min_length,
+        "max_length": rule.max_length,
+        "community": rule.community,
+        "version": rule.version,
+    }
+
+
+def _read_rule(document: Mapping[str, object]) -> Rule:
+    community = document["community"]
+    return Rule(
+        action=Action(document["action"]),
+        cidr=None if document["cidr"] is None else ipaddress.ip_network(text(document, "cidr")),
+        cidr_match=CidrMatch(document["cidr_match"]),
+        min_length=None if document["min_length"] is None else integer(document, "min_length"),
+        max_length=None if document["max_length"] is None else integer(document, "max_length"),
+        community=None if community is None else _pair(community),
+        version=None if document["version"] is None else integer(document, "version"),
     )
 
 
@@ -207,7 +239,10 @@ def _number(value: object) -> int:
 
 
 def _communities(document: Mapping[str, object]) -> tuple[tuple[int, int], ...]:
-    pairs = _items(document, "communities")
-    if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):  # noqa: PLR2004 - AS and value
-        raise TypeError("communities are not pairs of AS number and value")
-    return tuple((_number(pair[0]), _number(pair[1])) for pair in pairs if isinstance(pair, list))
+    return tuple(_pair(pair) for pair in _items(document, "communities"))
+
+
+def _pair(value: object) -> tuple[int, int]:
+    if not isinstance(value, list) or len(value) != 2:  # noqa: PLR2004 - AS and value
+        raise TypeError("a community is not a pair of AS number and value")
+    return _number(value[0]), _number(value[1])

@@ -6,16 +6,18 @@ next hop that is known. What is refused is counted by its reason and dropped.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from bgp.filter import Action, verdict
 from bgp.prefixes import PrefixSet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from bgp.address import IPAddress, IPNetwork
+    from bgp.filter import Rule
     from bgp.route import LearnedRoute
 
 
@@ -30,6 +32,9 @@ class Rejection(Enum):
     OWN_NEXT_HOP = "own_next_hop"
     UNKNOWN_NEXT_HOP = "unknown_next_hop"
     AS_LOOP = "as_loop"
+    HOST_SUBNET = "host_subnet"
+    FILTERED = "filtered"
+    TOO_MANY_PREFIXES = "too_many_prefixes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,10 @@ class PolicyContext:
     own_prefixes: frozenset[IPNetwork]
     own_addresses: frozenset[IPAddress]
     next_hops: frozenset[IPAddress]
+    subnets: tuple[IPNetwork, ...] = ()
+    #: Those of them that a prefix inside a pool can touch: usually none, which spares every route the comparison.
+    subnets_in_pools: tuple[IPNetwork, ...] = ()
+    rules_by_peer: Mapping[IPAddress, tuple[Rule, ...]] = field(default_factory=dict)
 
 
 def policy_context(
@@ -52,38 +61,62 @@ def policy_context(
     own_addresses: Iterable[IPAddress],
     next_hops: Iterable[IPAddress],
     held: Iterable[IPNetwork] = (),
+    subnets: Iterable[IPNetwork] = (),
+    rules_by_peer: Mapping[IPAddress, tuple[Rule, ...]] | None = None,
 ) -> PolicyContext:
-    """Return the context: `next_hops` are the other nodes' addresses, `held` the host prefixes of local workloads."""
-    blocks = frozenset(own_blocks)
+    """Return the context.
+
+    `next_hops` are the other nodes' addresses, `held` the host prefixes of local workloads, `subnets` those of the
+    host's own interfaces, `rules_by_peer` the import rules of the peers that have any.
+    """
+    blocks, ranges, hosts = frozenset(own_blocks), tuple(pools), tuple(subnets)
     return PolicyContext(
         local_as=local_as,
-        pools=PrefixSet(pools),
+        pools=PrefixSet(ranges),
         own_blocks=PrefixSet(blocks),
         own_prefixes=blocks | frozenset(held),
         own_addresses=frozenset(own_addresses),
         next_hops=frozenset(next_hops),
+        subnets=hosts,
+        subnets_in_pools=tuple(
+            host for host in hosts if any(host.version == pool.version and host.overlaps(pool) for pool in ranges)
+        ),
+        rules_by_peer=rules_by_peer or {},
     )
 
 
 def accept(route: LearnedRoute, context: PolicyContext) -> Rejection | None:
     """Return None if the route may be used, otherwise the first rule it breaks.
 
-    A single address inside an own block is accepted: another node borrowed it, and its more specific route must win
-    over the block's blackhole. A larger part of an own block is not: addresses are borrowed one by one. An address a
-    local workload holds is never accepted from outside.
+    An import rule that accepts a route lets it lie outside the pools, and be a default route; nothing else. A single
+    address inside an own block is accepted: another node borrowed it, and its more specific route must win over the
+    block's blackhole. A larger part of an own block is not: addresses are borrowed one by one. An address a local
+    workload holds is never accepted from outside, nor is anything that would draw in the host's own subnets.
     """
-    prefix = route.prefix
-    if prefix.prefixlen == 0:
-        return Rejection.DEFAULT_ROUTE
-    if not context.pools.covers(prefix):
-        return Rejection.OUTSIDE_POOLS
+    rules = context.rules_by_peer.get(route.peer)
+    action = verdict(rules, route.prefix, route.communities) if rules else None
+    if action is Action.REJECT:
+        return Rejection.FILTERED
+    if action is None:
+        if route.prefix.prefixlen == 0:
+            return Rejection.DEFAULT_ROUTE
+        if not context.pools.covers(route.prefix):
+            return Rejection.OUTSIDE_POOLS
+    if context.local_as in route.as_path:
+        return Rejection.AS_LOOP
+    subnets = context.subnets_in_pools if action is None else context.subnets
+    return _check_prefix(route.prefix, context, subnets) or _check_next_hop(route, context)
+
+
+def _check_prefix(prefix: IPNetwork, context: PolicyContext, subnets: tuple[IPNetwork, ...]) -> Rejection | None:
+    """Return the rule the prefix breaks: it must leave to the host what is the host's."""
     if prefix in context.own_prefixes:
         return Rejection.OWN_PREFIX
     if prefix.prefixlen < prefix.max_prefixlen and context.own_blocks.covers(prefix):
         return Rejection.INSIDE_OWN_BLOCK
-    if context.local_as in route.as_path:
-        return Rejection.AS_LOOP
-    return _check_next_hop(route, context)
+    if prefix.prefixlen and any(subnet.version == prefix.version and subnet.overlaps(prefix) for subnet in subnets):
+        return Rejection.HOST_SUBNET
+    return None
 
 
 def _check_next_hop(route: LearnedRoute, context: PolicyContext) -> Rejection | None:

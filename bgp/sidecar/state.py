@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from bgp import exabgp_commands
+from bgp.advertisement import outbound
 from bgp.events import EndOfRib, RoutesChanged, SessionDown, SessionState, SessionStatus, SessionUp, SpeakerSnapshot
 from bgp.exabgp_config import fingerprint, refusal
 from bgp.exabgp_events import ExabgpEvent, PeerConnected, PeerDown, PeerUp
@@ -102,7 +103,7 @@ class SidecarState:
         self.loaded: Mapping[IPAddress, str] = {}
         self._peers: dict[IPAddress, Peer] = {}
         self._refused: dict[IPAddress, str] = {}
-        self._wanted: dict[IPNetwork, str] = {}
+        self._wanted: Mapping[IPAddress, Mapping[IPNetwork, str]] = {}
         self.want(desired)
 
     def want(self, desired: Desired) -> None:
@@ -114,9 +115,7 @@ class SidecarState:
         problems = {peer.address: refusal(peer) for peer in desired.peers}
         self._refused = {address: problem for address, problem in problems.items() if problem}
         self._peers = {peer.address: peer for peer in desired.peers if peer.address not in self._refused}
-        self._wanted = {
-            announcement.prefix: exabgp_commands.attributes(announcement) for announcement in desired.announcements
-        }
+        self._wanted = _wanted(self._peers.values(), desired.announcements)
         for session in self.sessions.values():
             session.in_sync = False
 
@@ -127,15 +126,16 @@ class SidecarState:
         it is not any more; what is desired is announced again, which changes nothing at the peer. The queue may still
         hold any of it, with attributes nobody knows.
         """
-        known_texts = {
-            prefix: exabgp_commands.attributes(announcement) for prefix, announcement in self.retiring.items()
-        } | self._wanted
+        # Also what a peer is not to be told any more may have been told it.
+        announcements = {**self.retiring, **{each.prefix: each for each in self.desired.announcements}}
+        told = {prefix: exabgp_commands.attributes(announcement) for prefix, announcement in announcements.items()}
         for address, is_established in established.items():
             state = SessionState.ESTABLISHED if is_established else SessionState.IDLE
             known = self.sessions.get(address)
             if known is None or known.state is not state:
                 known = self.sessions[address] = Session(state, now)
             if is_established:
+                known_texts = {**told, **self._wanted.get(address, {})}
                 known.sent = dict(known_texts)
                 known.unsure = set(known_texts)
                 known.queued = dict.fromkeys(known_texts, "")
@@ -258,7 +258,7 @@ class SidecarState:
 
     def _session_step(self, address: IPAddress, session: Session) -> Step | None:
         """Return the next step on one session; a `Change` without peers, so that equal ones can be put together."""
-        wanted = self._wanted if address in self._peers else {}
+        wanted = self._wanted.get(address, {})
         gone = {prefix: text for prefix, text in session.sent.items() if prefix not in wanted}
         new = {
             prefix: text
@@ -279,6 +279,23 @@ class SidecarState:
         if session is None:
             return SessionStatus(address, SessionState.IDLE, 0.0, "")
         return SessionStatus(address, session.state, session.since, session.info)
+
+
+def _wanted(peers: Iterable[Peer], announcements: Iterable[Announcement]) -> dict[IPAddress, Mapping[IPNetwork, str]]:
+    """Return the attribute text of each prefix that each peer is to be told.
+
+    Peers that are told the same share one mapping: a mesh has many peers, and they are all alike.
+    """
+    everything = tuple(announcements)
+    shared: dict[tuple[object, ...], Mapping[IPNetwork, str]] = {}
+    found = {}
+    for peer in peers:
+        kind = (peer.export_rules, peer.local_address if peer.next_hop_self else None)
+        if kind not in shared:
+            told = (outbound(announcement, peer) for announcement in everything)
+            shared[kind] = {each.prefix: exabgp_commands.attributes(each) for each in told if each is not None}
+        found[peer.address] = shared[kind]
+    return found
 
 
 def in_order(addresses: Iterable[IPAddress]) -> list[IPAddress]:

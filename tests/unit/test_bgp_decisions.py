@@ -80,7 +80,7 @@ def test_blocks_and_borrowed_addresses_are_announced_with_the_own_address_of_the
         blocks=[network("10.9.1.0/26"), network("fd09::/122"), network("10.9.0.0/26"), network("10.66.0.0/26")],
         addresses=[network("10.8.0.7/32"), network("10.66.9.9/32")],
         unexported=[network("10.66.0.0/16")],
-        communities=(GRACEFUL_SHUTDOWN,),
+        draining=True,
     )
     assert [(str(one.prefix), str(one.next_hop)) for one in made] == [
         ("10.8.0.7/32", "10.0.0.1"),
