@@ -16,7 +16,7 @@ from pyroute2 import netns
 
 from controller.kernel.routes import KernelFib
 from controller.ports import ROUTE_METRIC, ROUTE_PROTOCOL, KernelRoute, NextHop, RouteKind
-from tests.bench.harness import Benchmark, Better, Sample
+from tests.bench.harness import Benchmark, Better, Comparison, Sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,7 @@ _GATEWAY = "192.0.2.2"
 
 
 @contextmanager
-def _contenders() -> Iterator[tuple[Sample, Sample]]:
+def _sides() -> Iterator[dict[str, Sample]]:
     blocks = [_block(number) for number in range(_COUNT)]
     with _host() as link_index, tempfile.TemporaryDirectory() as directory:
         routes = [
@@ -34,7 +34,7 @@ def _contenders() -> Iterator[tuple[Sample, Sample]]:
         ]
         batch = Path(directory, "batch")
         batch.write_text("".join(_command(block) for block in blocks))
-        yield lambda: _ours(routes), lambda: _peer(batch)
+        yield {"ours": lambda: _ours(routes), "ip -batch": lambda: _peer(batch)}
 
 
 def _block(number: int) -> IPv4Network:
@@ -102,7 +102,6 @@ def _rate(seconds: float) -> float:
 
 BENCHMARK = Benchmark(
     title=f"{_COUNT:,} new block routes, against `ip -batch`",
-    unit="routes/s",
-    better=Better.HIGHER,
-    contenders=_contenders,
+    rows={"": Comparison(ours="ours", peer="ip -batch", unit="routes/s", better=Better.HIGHER)},
+    sides=_sides,
 )

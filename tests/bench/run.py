@@ -24,13 +24,19 @@ def main(names: tuple[str, ...], samples: int) -> None:
     results: list[Result] = []
     for name in known if "all" in names else names:
         click.echo(f"{name}: {known[name].title}")
-        results.append(measure(name, known[name], samples))
-        merge_into(RESULTS, results[-1:])
-    rows = [(r.name, _readable(r.ours), _readable(r.peer), r.unit, f"{r.ratio:.2f}") for r in results]
-    click.echo(tabulate(rows, headers=["benchmark", "ours", "peer", "unit", "ratio"], disable_numparse=True))
+        rows = measure(name, known[name], samples)
+        merge_into(RESULTS, rows)
+        results += rows
+    cells = [
+        (r.name, _readable(r.ours), _readable(r.peer), r.unit, "" if r.ratio is None else f"{r.ratio:.2f}")
+        for r in results
+    ]
+    click.echo(tabulate(cells, headers=["benchmark", "ours", "peer", "unit", "ratio"], disable_numparse=True))
 
 
-def _readable(value: float) -> str:
+def _readable(value: float | None) -> str:
+    if value is None:
+        return ""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
-from tests.bench.harness import Benchmark, Better, Result, Sample, benchmarks, measure, merge_into
+from tests.bench.harness import Benchmark, Better, Comparison, Figure, Result, Sample, benchmarks, measure, merge_into
 from tests.bench.run import main
 
 if TYPE_CHECKING:
@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 
 
 def _benchmark(ours: Sample, peer: Sample, better: Better = Better.HIGHER) -> Benchmark:
-    @contextmanager
-    def contenders() -> Iterator[tuple[Sample, Sample]]:
-        yield ours, peer
+    return _rows({"": Comparison(ours="ours", peer="peer", unit="things/s", better=better)}, ours=ours, peer=peer)
 
-    return Benchmark(title="a sample", unit="things/s", better=better, contenders=contenders)
+
+def _rows(rows: dict[str, Comparison | Figure], **sample_by_side: Sample) -> Benchmark:
+    @contextmanager
+    def sides() -> Iterator[dict[str, Sample]]:
+        yield sample_by_side
+
+    return Benchmark(title="a sample", rows=rows, sides=sides)
 
 
 def _scripted(*values: float) -> Callable[[], float]:
@@ -30,7 +34,7 @@ def _scripted(*values: float) -> Callable[[], float]:
 
 
 def test_the_sides_take_turns() -> None:
-    """Neither side runs twice in a row, so that a slow moment of the machine falls on both."""
+    """No side runs twice in a row, so that a slow moment of the machine falls on all."""
     turns: list[str] = []
 
     def side(name: str) -> Sample:
@@ -40,21 +44,42 @@ def test_the_sides_take_turns() -> None:
 
         return sample
 
-    measure("x", _benchmark(side("ours"), side("peer")), samples=5)
-    assert turns == ["ours", "peer"] * 6
+    measure("x", _rows({}, ours=side("ours"), peer=side("peer"), third=side("third")), samples=5)
+    assert turns == ["ours", "peer", "third"] * 6
 
 
 def test_medians_are_compared_without_the_first_turn() -> None:
     """A cold start and one outlier change nothing."""
     ours = _scripted(0.1, 10, 10, 10, 10, 9000)
     peer = _scripted(0.1, 5, 5, 5, 0.001, 5)
-    assert measure("x", _benchmark(ours, peer), samples=5) == Result("x", 10, 5, 2.0, "things/s", 5)
+    assert measure("x", _benchmark(ours, peer), samples=5) == [Result("x", 10, 5, 2.0, "things/s", 5)]
 
 
 @pytest.mark.parametrize(("better", "ratio"), [(Better.HIGHER, 4.0), (Better.LOWER, 0.25)])
 def test_a_ratio_above_one_says_that_ours_is_better(better: Better, ratio: float) -> None:
     """Twice the rate is better, twice the time is worse."""
-    assert measure("x", _benchmark(lambda: 8.0, lambda: 2.0, better), samples=5).ratio == ratio
+    (result,) = measure("x", _benchmark(lambda: 8.0, lambda: 2.0, better), samples=5)
+    assert result.ratio == ratio
+
+
+def test_one_benchmark_fills_several_rows() -> None:
+    """A side is measured once a turn for all its rows; a figure needs no peer and may be zero."""
+    rows: dict[str, Comparison | Figure] = {
+        "a": Comparison(ours="ours", peer="peer", unit="things/s", better=Better.HIGHER),
+        "b": Comparison(ours="ours", peer="other", unit="things/s", better=Better.HIGHER),
+        "c": Figure("zero", "conflicts"),
+        "d": Figure("rare", "conflicts", of=max),
+    }
+    ours = _scripted(*[8.0] * 6)
+    benchmark = _rows(
+        rows, ours=ours, peer=lambda: 2.0, other=lambda: 4.0, zero=lambda: 0.0, rare=_scripted(9, 0, 0, 3, 0, 0)
+    )
+    assert measure("x", benchmark, samples=5) == [
+        Result("x/a", 8.0, 2.0, 4.0, "things/s", 5),
+        Result("x/b", 8.0, 4.0, 2.0, "things/s", 5),
+        Result("x/c", 0.0, None, None, "conflicts", 5),
+        Result("x/d", 3, None, None, "conflicts", 5),
+    ]
 
 
 def test_a_measurement_of_nothing_is_refused() -> None:
@@ -68,14 +93,14 @@ def test_surroundings_are_taken_down_when_a_side_fails() -> None:
     is_down = []
 
     @contextmanager
-    def contenders() -> Iterator[tuple[Sample, Sample]]:
+    def sides() -> Iterator[dict[str, Sample]]:
         try:
-            yield _scripted(), lambda: 1.0
+            yield {"ours": _scripted(), "peer": lambda: 1.0}
         finally:
             is_down.append(True)
 
     with pytest.raises(StopIteration):
-        measure("x", Benchmark("a sample", "s", Better.LOWER, contenders), samples=5)
+        measure("x", Benchmark("a sample", {}, sides), samples=5)
     assert is_down
 
 
@@ -91,7 +116,7 @@ def test_results_of_other_benchmarks_stay(tmp_path: Path) -> None:
 
 def test_every_benchmark_file_is_found_by_name() -> None:
     """Adding a benchmark is adding a file."""
-    assert "kernel-routes" in benchmarks()
+    assert {"ipam-group-commit", "kernel-routes"} <= benchmarks().keys()
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:

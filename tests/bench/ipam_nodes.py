@@ -1,0 +1,110 @@
+"""What the benchmarks of address assignment share: a Consul server, nodes that use it, and the requests they get."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from controller.assignment.assigner import Assigner
+from controller.assignment.knowledge import rules_of
+from controller.datamodel import keys
+from controller.datamodel.records import encode_pool
+from controller.ports import Put
+from controller.store.consul import ConsulStore
+from controller.store.consul_access import ConsulAccess
+from ipam.pool import Pool
+from ipam.request import AssignRequest
+from tests.bench.counting_store import CountingStore
+from tests.conftest import ConsulServer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
+
+POOL: Final = Pool("bench", ipaddress.ip_network("10.0.0.0/8"), 26)
+
+
+@dataclass(frozen=True, slots=True)
+class BenchNode:
+    """A node's store and its assigner, which serves."""
+
+    store: CountingStore
+    assigner: Assigner
+
+    async def release(self, requests: Iterable[AssignRequest]) -> None:
+        """Free what these requests got."""
+        await asyncio.gather(*(self.assigner.release(request.handle) for request in requests))
+
+    async def close(self) -> None:
+        """Stop serving and close the store."""
+        await self.assigner.close()
+        await self.store.close()
+
+
+@contextmanager
+def consul_server() -> Iterator[str]:
+    """Run a Consul server that knows the pool; yields its address."""
+    with tempfile.TemporaryDirectory(prefix="consul-") as directory:
+        server = ConsulServer(Path(directory))
+        try:
+            server.start()
+            asyncio.run(_write_pool(server.address))
+            yield server.address
+        finally:
+            server.stop()
+
+
+def open_store(address: str) -> CountingStore:
+    """Return a store on this Consul server."""
+    return CountingStore(ConsulStore(ConsulAccess(address)))
+
+
+async def open_node(address: str, name: str) -> BenchNode:
+    """Return a node that serves on this Consul server."""
+    store = open_store(address)
+    assigner = Assigner(store, name, time.time)
+    assigner.set_rules(rules_of(await store.list(keys.POOLS)))
+    await assigner.start()
+    return BenchNode(store, assigner)
+
+
+def requests_of(count: int) -> list[AssignRequest]:
+    """Return requests of as many workloads, with names as long as a container runtime makes them."""
+    return [
+        AssignRequest(
+            handle=f"cni.{number:064x}.eth0",
+            workload=f"web-{number:010x}",
+            namespace="production",
+            interface=f"tt{number:013x}",
+            versions=(4,),
+        )
+        for number in range(count)
+    ]
+
+
+async def rate_in_flight(
+    assign: Callable[[AssignRequest], Awaitable[object]], requests: list[AssignRequest], in_flight: int
+) -> float:
+    """Let so many of the requests wait for their addresses at any moment; return the requests answered each second."""
+    left = iter(requests)
+
+    async def worker() -> None:
+        for request in left:
+            await assign(request)
+
+    start = time.perf_counter()
+    await asyncio.gather(*(worker() for _ in range(in_flight)))
+    return len(requests) / (time.perf_counter() - start)
+
+
+async def _write_pool(address: str) -> None:
+    store = open_store(address)
+    try:
+        await store.commit([Put(keys.pool(POOL.name), encode_pool(POOL), None)])
+    finally:
+        await store.close()
