@@ -55,7 +55,7 @@ def peer_document(peer: Peer) -> dict[str, object]:
         "password": peer.password,
         "ttl_security_hops": peer.ttl_security_hops,
         "next_hop_self": peer.next_hop_self,
-        "export_rules": [_rule_document(rule) for rule in peer.export_rules],
+        "export_rules": [rule_document(rule) for rule in peer.export_rules],
     }
 
 
@@ -75,11 +75,12 @@ def read_peer(document: Mapping[str, object]) -> Peer:
         password=None if password is None else str(password),
         ttl_security_hops=None if hops is None else _number(hops),
         next_hop_self=bool(document["next_hop_self"]),
-        export_rules=tuple(_read_rule(rule) for rule in mappings(document, "export_rules")),
+        export_rules=tuple(read_rule(rule) for rule in mappings(document, "export_rules")),
     )
 
 
-def _rule_document(rule: Rule) -> dict[str, object]:
+def rule_document(rule: Rule) -> dict[str, object]:
+    """Return the rule as JSON."""
     return {
         "action": rule.action.value,
         "cidr": None if rule.cidr is None else str(rule.cidr),
@@ -91,7 +92,8 @@ def _rule_document(rule: Rule) -> dict[str, object]:
     }
 
 
-def _read_rule(document: Mapping[str, object]) -> Rule:
+def read_rule(document: Mapping[str, object]) -> Rule:
+    """Return the rule of a JSON document."""
     community = document["community"]
     return Rule(
         action=Action(document["action"]),

@@ -9,6 +9,7 @@ from enum import Enum
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+from ipam.address import shared_offsets
 from ipam.errors import InvalidPool, InvalidSelector, PoolConflict
 from ipam.selector import EVERY_NODE, check_selector
 
@@ -34,7 +35,8 @@ class AssignmentMode(Enum):
 class Pool:
     """A range of addresses, cut into blocks of one size; raises `InvalidPool` when it breaks a rule.
 
-    `disabled` stops new assignments only: addresses already assigned keep their routes.
+    `disabled` stops new assignments only: addresses already assigned keep their routes. `communities` are the BGP
+    communities (RFC 1997) that its prefixes are announced with.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Pool:
     node_selector: str = EVERY_NODE
     nat_outgoing: bool = False
     disable_bgp_export: bool = False
+    communities: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         """Check the rules that concern this pool alone."""
@@ -89,20 +92,16 @@ class Pool:
 
     def contains(self, cidr: IPNetwork) -> bool:
         """Tell whether every address of this network lies in the pool."""
-        return cidr.version == self.version and cidr.prefixlen >= self.cidr.prefixlen and cidr.overlaps(self.cidr)
+        return cidr.prefixlen >= self.cidr.prefixlen and bool(shared_offsets(self.cidr, cidr))
 
     def indexes_in(self, cidr: IPNetwork) -> range:
         """Return the indexes of the pool's blocks that share an address with this network; empty if none does.
 
         The network may be of another size than the pool's blocks: one left behind by an earlier pool, say.
         """
-        if cidr.version != self.version or not cidr.overlaps(self.cidr):
-            return range(0)
-        base = int(self.cidr.network_address)
+        shared = shared_offsets(self.cidr, cidr)
         shift = self.cidr.max_prefixlen - self.block_prefix_length
-        first = max(int(cidr.network_address) - base, 0) >> shift
-        last = min(int(cidr.broadcast_address) - base, self.cidr.num_addresses - 1) >> shift
-        return range(first, last + 1)
+        return range(shared.start >> shift, ((shared.stop - 1) >> shift) + 1) if shared else shared
 
     def start_of(self, node: str) -> int:
         """Return the index at which this node begins to look for a block: a stable hash, so that nodes rarely meet."""
@@ -112,19 +111,25 @@ class Pool:
     def candidates(self, node: str, taken: Collection[int], barred: Sequence[range] = ()) -> Iterator[IPNetwork]:
         """Yield the blocks whose index is neither taken nor barred, in the order in which this node should try them.
 
-        Lazy, and barred ranges are jumped over: an IPv6 pool may have 2**50 blocks.
+        `barred` are ranges of indexes in order and apart. Lazy, and they are jumped over: an IPv6 pool may have 2**50
+        blocks.
         """
         start = self.start_of(node)
-        for first, stop in ((start, self.block_count), (0, start)):
-            index = first
-            while index < stop:
-                wall = next((indexes for indexes in barred if index in indexes), None)
-                if wall is not None:
-                    index = wall.stop
-                    continue
-                if index not in taken:
-                    yield self.block_at(index)
-                index += 1
+        for part in (range(start, self.block_count), range(start)):
+            for gap in _gaps(part, barred):
+                for index in gap:
+                    if index not in taken:
+                        yield self.block_at(index)
+
+
+def _gaps(whole: range, walls: Sequence[range]) -> Iterator[range]:
+    """Yield what the walls, which are in order and apart, leave of the whole."""
+    start = whole.start
+    for wall in walls:
+        if wall.start > start:
+            yield range(start, min(wall.start, whole.stop))
+        start = max(start, wall.stop)
+    yield range(start, whole.stop)
 
 
 def check_overlaps(pools: Iterable[Pool]) -> None:

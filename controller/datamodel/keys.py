@@ -6,6 +6,10 @@
     tortie/v1/cluster/nodes/NAME              a node, written by its agent
     tortie/v1/cluster/reservations/NAME       ranges that automatic assignment leaves alone
     tortie/v1/cluster/ipam-configuration      the rules of assignment and release; absent: the defaults
+    tortie/v1/cluster/bgp-configuration       whether nodes form a mesh; absent: they do
+    tortie/v1/cluster/peers/NAME              a BGP peer besides the mesh
+    tortie/v1/cluster/filters/NAME            rules for what peers tell and are told
+    tortie/v1/cluster/drains/NODE             NODE is to be routed around
     tortie/v1/blocks/CIDR                     a block and who holds its addresses; `/` in the CIDR is written `-`
     tortie/v1/usage/CIDR                      the block's summary: its owner and how many addresses are in use
     tortie/v1/share/NODE/anchor               keeps the prefix from ever being empty
@@ -34,6 +38,10 @@ POOLS_REVISION: Final = CLUSTER + "pools-revision"
 NODES: Final = CLUSTER + "nodes/"
 RESERVATIONS: Final = CLUSTER + "reservations/"
 IPAM_CONFIGURATION: Final = CLUSTER + "ipam-configuration"
+BGP_CONFIGURATION: Final = CLUSTER + "bgp-configuration"
+PEERS: Final = CLUSTER + "peers/"
+FILTERS: Final = CLUSTER + "filters/"
+DRAINS: Final = CLUSTER + "drains/"
 BLOCKS: Final = ROOT + "blocks/"
 USAGE: Final = ROOT + "usage/"
 ENDPOINTS: Final = ROOT + "endpoints/"
@@ -53,6 +61,21 @@ def node(name: str) -> str:
 def reservation(name: str) -> str:
     """Return the key of a reservation."""
     return RESERVATIONS + name
+
+
+def peer(name: str) -> str:
+    """Return the key of a BGP peer."""
+    return PEERS + name
+
+
+def filter_rules(name: str) -> str:
+    """Return the key of a filter."""
+    return FILTERS + name
+
+
+def drain(node_name: str) -> str:
+    """Return the key that says a node is to be routed around."""
+    return DRAINS + node_name
 
 
 def endpoints(node_name: str) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Node:
     """A host that runs an agent. It has at least one address; sessions use IPv4 where both ends have it.
 
-    Selectors match its `labels`.
+    Selectors match its `labels`. One with a `cluster_id` reflects routes (RFC 4456) and is no part of the mesh.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Node:
     ipv4: IPv4Address | None
     ipv6: IPv6Address | None
     labels: Mapping[str, str] = field(default_factory=dict)
+    cluster_id: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse a node that nobody could reach."""
@@ -59,6 +60,7 @@ def encode_node(node: Node) -> bytes:
             "ipv4": None if node.ipv4 is None else str(node.ipv4),
             "ipv6": None if node.ipv6 is None else str(node.ipv6),
             "labels": dict(node.labels),
+            "cluster_id": node.cluster_id,
         }
     )
 
@@ -73,6 +75,7 @@ def decode_node(key: str, value: bytes) -> Node:
             ipv4=None if fields.get("ipv4") is None else ipaddress.IPv4Address(fields["ipv4"]),
             ipv6=None if fields.get("ipv6") is None else ipaddress.IPv6Address(fields["ipv6"]),
             labels={str(label): str(value) for label, value in fields.get("labels", {}).items()},
+            cluster_id=None if fields.get("cluster_id") is None else str(fields["cluster_id"]),
         )
 
     return decoded(key, value, build)
@@ -90,6 +93,7 @@ def encode_pool(pool: Pool) -> bytes:
             "node_selector": pool.node_selector,
             "nat_outgoing": pool.nat_outgoing,
             "disable_bgp_export": pool.disable_bgp_export,
+            "communities": pool.communities,
         }
     )
 
@@ -107,6 +111,7 @@ def decode_pool(key: str, value: bytes) -> Pool:
             node_selector=str(fields.get("node_selector", "all()")),
             nat_outgoing=bool(fields.get("nat_outgoing", False)),
             disable_bgp_export=bool(fields.get("disable_bgp_export", False)),
+            communities=tuple((int(high), int(low)) for high, low in fields.get("communities", [])),
         )
 
     return decoded(key, value, build)
