@@ -20,7 +20,7 @@ PEER = PeerDefinition(
     address=ipaddress.ip_address("fd00::1"),
     as_number=64500,
     node_selector="rack == 'a'",
-    password="s3cret",  # noqa: S106  no secret of anybody's
+    password="s3cret",
     hold_time_seconds=9,
     ttl_security_hops=1,
     local_as=64600,
