@@ -7,15 +7,17 @@ claimed; an empty block of another node reclaimed; an address borrowed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from ipam.block import Block
 from ipam.errors import AddressUnavailable, MoreNeeded, PoolExhausted
+from ipam.exhaustion import exhausted_text
 from ipam.qualification import allowed_pools, pool_of
 from ipam.specific import check_assignable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from ipam.address import IPAddress, IPNetwork
     from ipam.errors import IpamError
@@ -47,14 +49,14 @@ def choose(view: View, request: AssignRequest, version: int, *, now: float) -> C
     pools = allowed_pools(view, request, version)
     own = [block for block in view.own_blocks() if block.version == version]
     choice = (
-        _remembered(view, request, pools)
+        _remembered(view, request, own, pools)
         or _own(view, own, pools, now)
         or _claimed(view, own, pools, now)
         or _reclaimed(view, own, pools, now)
         or _borrowed(view, pools, now)
     )
     if choice is None:
-        raise PoolExhausted(_exhausted_text(view, pools, own))
+        raise PoolExhausted(exhausted_text(view, pools, own, now))
     return choice
 
 
@@ -72,8 +74,7 @@ def _specific(view: View, request: AssignRequest, address: IPAddress, now: float
         raise _unread(view, address)
     # A node with all the blocks it may own gets the address all the same, in a block that nobody owns.
     own = [block for block in view.own_blocks() if block.version == address.version]
-    owned = _below_limit(view, own) or view.configuration.strict_affinity
-    claimed = Block.claimed(cidr, node=view.node if owned else None, at=now)
+    claimed = Block.claimed(cidr, node=view.node if _below_limit(view, own) else None, at=now)
     return Choice(claimed, claimed.ordinal_of(address), pool)
 
 
@@ -81,13 +82,16 @@ def _unread(view: View, address: IPAddress) -> IpamError:
     """Return what to raise for an address whose block is known to exist and not by its content."""
     if view.summary_by_cidr is None:
         return MoreNeeded()
+    broken = next((cidr for cidr in view.unreadable if _covers(cidr, address)), None)
+    if broken is not None:
+        return AddressUnavailable(
+            f"{address} lies in block {broken}, whose record cannot be read; see `tortiectl ipam check`"
+        )
     cidr = next((cidr for cidr in view.summary_by_cidr if _covers(cidr, address)), None)
-    if cidr is not None and cidr not in view.unreadable:
+    if cidr is not None:
         return MoreNeeded((cidr,))
     return AddressUnavailable(
-        f"{address} lies in block {cidr}, whose record cannot be read; see `tortiectl ipam check`"
-        if cidr is not None
-        else f"{address} lies in a block that overlaps one of another size; see `tortiectl ipam check`"
+        f"{address} lies in a block that overlaps one of another size; see `tortiectl ipam check`"
     )
 
 
@@ -95,14 +99,14 @@ def _covers(cidr: IPNetwork, address: IPAddress) -> bool:
     return cidr.version == address.version and address in cidr
 
 
-def _remembered(view: View, request: AssignRequest, pools: list[Pool]) -> Choice | None:
-    if request.sticky:
-        for block in _inside(view.block_by_cidr.values(), pools):
-            if block.affinity != view.node and view.configuration.strict_affinity:
-                continue
-            ordinal = block.kept_for(request.full_name)
-            if ordinal is not None:
-                return Choice(block, ordinal)
+def _remembered(view: View, request: AssignRequest, own: list[Block], pools: list[Pool]) -> Choice | None:
+    if not request.sticky:
+        return None
+    others = [] if view.configuration.strict_affinity else _known_others(view, pools)
+    for block in (*_inside(own, pools), *others):
+        ordinal = block.kept_for(request.full_name, view.reserved_in(block.cidr))
+        if ordinal is not None:
+            return Choice(block, ordinal)
     return None
 
 
@@ -126,39 +130,70 @@ def _claimed(view: View, own: list[Block], pools: list[Pool], now: float) -> Cho
 
 
 def _reclaimed(view: View, own: list[Block], pools: list[Pool], now: float) -> Choice | None:
-    """Take over a block that another node owns and does not use, the next ones from where this node begins to look."""
+    """Take over a block that nobody uses, the next one from where this node begins to look."""
     if not _may_claim(view, own):
         return None
-    unread = []
-    for summary in _others(view, pools):
-        block = view.block_by_cidr.get(summary.cidr)
-        if block is None:
-            if summary.is_empty(now) and summary.claimed_at + RECLAIM_AGE_SECONDS <= now:
-                unread.append(summary.cidr)
-        elif block.is_empty(now) and block.claimed_at + RECLAIM_AGE_SECONDS <= now:
+    for block in _known_others(view, pools):
+        if _is_abandoned(block, now):
             ordinal = block.next_free(now, view.reserved_in(block.cidr))
             if ordinal is not None:
                 pool = next(pool for pool in pools if pool.contains(block.cidr))
                 return Choice(block.reclaimed(node=view.node, at=now), ordinal, pool)
-    if unread:
-        raise MoreNeeded(tuple(unread[:_READ_AT_ONCE]))
+    _read_others(view, pools, lambda summary: _is_abandoned(summary, now))
     return None
+
+
+def _is_abandoned(block: Block | BlockSummary, now: float) -> bool:
+    """Tell whether nobody uses a block and nobody is about to: one without an owner was claimed with its holder."""
+    old = block.affinity is None or block.claimed_at + RECLAIM_AGE_SECONDS <= now
+    return old and block.is_empty(now)
 
 
 def _borrowed(view: View, pools: list[Pool], now: float) -> Choice | None:
     """Take an address out of a block that is not the node's own; out of one that it borrows from already, if it can."""
     if view.configuration.strict_affinity:
         return None
-    others = [block for block in _inside(view.block_by_cidr.values(), pools) if block.affinity != view.node]
-    choice = _first(view, others, now)
-    if choice is not None:
-        return choice
-    unread = [
-        summary.cidr for summary in _others(view, pools) if summary.may_lend and summary.cidr not in view.block_by_cidr
-    ]
-    if unread:
-        raise MoreNeeded(tuple(unread[:_READ_AT_ONCE]))
-    return None
+    choice = _first(view, _known_others(view, pools), now)
+    if choice is None:
+        _read_others(view, pools, lambda _summary: True)
+    return choice
+
+
+def _known_others(view: View, pools: list[Pool]) -> list[Block]:
+    """Return the known blocks that are not the node's own: those in which it holds addresses, then as it tries them."""
+
+    def rank(block: Block) -> tuple[bool, int, int]:
+        position = next(position for position, pool in enumerate(pools) if pool.contains(block.cidr))
+        return (
+            view.node not in block.holding_nodes(),
+            position,
+            pools[position].distance(view.node, block.cidr),
+        )
+
+    others = [block for block in view.block_by_cidr.values() if block.affinity != view.node]
+    return sorted(_inside(others, pools), key=rank)
+
+
+def _read_others(view: View, pools: list[Pool], wanted: Callable[[BlockSummary], bool]) -> None:
+    """Raise `MoreNeeded` if there may be blocks like this that are not the node's own and were not read."""
+    if view.summary_by_cidr is None:
+        raise MoreNeeded
+    unread = (
+        summary.cidr
+        for pool in pools
+        for summary in view.others_by_pool.get(pool.name, ())
+        if wanted(summary)
+        and summary.cidr not in view.block_by_cidr
+        and summary.cidr not in view.unreadable
+        and not _is_reserved(view, summary)
+    )
+    blocks = tuple(islice(unread, _READ_AT_ONCE))
+    if blocks:
+        raise MoreNeeded(blocks)
+
+
+def _is_reserved(view: View, summary: BlockSummary) -> bool:
+    return view.reserved_in(summary.cidr) == (range(summary.size),)
 
 
 def _first(view: View, blocks: Iterable[Block], now: float) -> Choice | None:
@@ -180,41 +215,3 @@ def _may_claim(view: View, own: list[Block]) -> bool:
 
 def _below_limit(view: View, own: list[Block]) -> bool:
     return len(own) < view.configuration.max_blocks_per_node
-
-
-def _others(view: View, pools: list[Pool]) -> list[BlockSummary]:
-    """Return all blocks of the pools that are not the node's, in the order in which this node should try them."""
-    if view.summary_by_cidr is None:
-        raise MoreNeeded
-    found = []
-    for position, pool in enumerate(pools):
-        start = pool.start_of(view.node)
-        for summary in view.summary_by_cidr.values():
-            if summary.affinity == view.node or summary.cidr in view.unreadable:
-                continue
-            if pool.contains(summary.cidr):
-                distance = (pool.indexes_in(summary.cidr).start - start) % pool.block_count
-                found.append((position, distance, summary))
-    return [summary for _, _, summary in sorted(found, key=lambda each: each[:2])]
-
-
-def _exhausted_text(view: View, pools: list[Pool], own: list[Block]) -> str:
-    parts = []
-    for pool in pools:
-        mine = [block for block in own if pool.contains(block.cidr)]
-        parts.append(
-            f"pool {pool.name} ({pool.cidr}) has {len(view.existing(pool))} of {pool.block_count} blocks claimed, "
-            f"{len(mine)} of them by this node with {sum(block.in_use for block in mine)} of "
-            f"{sum(block.size for block in mine)} addresses in use"
-        )
-    configuration = view.configuration
-    if len(own) >= configuration.max_blocks_per_node:
-        parts.append(f"the node owns {len(own)} blocks, and {configuration.max_blocks_per_node} is the most it may own")
-    if not configuration.auto_allocate_blocks:
-        parts.append("blocks are not claimed automatically")
-    if configuration.strict_affinity:
-        parts.append("strict affinity forbids addresses out of the blocks of others")
-    return (
-        f"node {view.node}: no IPv{pools[0].version} address is left: {'; '.join(parts)}; "
-        f"release addresses or add a pool"
-    )

@@ -3,7 +3,7 @@
 One task owns what the node knows and is the only one to commit. The node is the only usual writer of its own blocks,
 so it keeps them in memory with their versions and usually needs one round trip for everybody who waits. What it does
 not know it finds out by failing: a conflict re-reads the keys it met, a second one lists which blocks exist. A refusal
-is final only on knowledge read after the request came.
+is final only on knowledge read after the request came; until then it keeps nobody else waiting.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import asyncio
 import logging
 import random
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from controller.assignment.draft import Draft, Planner, draft
 from controller.assignment.knowledge import Knowledge, read_all, read_blocks, read_keys, read_share, read_summaries
-from controller.errors import ConflictError, StoreUnavailable, TortieError, TransientError
+from controller.errors import ConflictError, RefusedError, StoreUnavailable, TortieError, TransientError
 from controller.ports import Snapshot
 from ipam.errors import Refused
 from ipam.plan import Plan, plan_assign, plan_release, plan_release_addresses, plan_return
@@ -65,6 +65,19 @@ class _Waiting:
     confirmed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What an assigner has done since it was made.
+
+    Transactions that the store confirmed, transactions that met a conflict, and requests that were told their outcome:
+    addresses or a refusal.
+    """
+
+    transaction_count: int = 0
+    conflict_count: int = 0
+    answer_count: int = 0
+
+
 class Assigner:
     """Assigns and releases addresses for the workloads of one node. `clock` gives seconds since the epoch."""
 
@@ -80,6 +93,10 @@ class Assigner:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._callbacks: list[Callable[[], None]] = []
+        self._counters = Counters()
+        # The keys of the transactions that met a conflict since the last that did not.
+        self._contested: set[str] = set()
+        self._reread: asyncio.TimerHandle | None = None
         # What the agent feeds in waits here until no commit is under way: only the task changes the knowledge.
         self._fed_rules: Rules | None = None
         self._fed_share: dict[str, Entry | None] = {}
@@ -95,6 +112,8 @@ class Assigner:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
+        if self._reread is not None:
+            self._reread.cancel()
         self._fail(self._queue, TransientError("address assignment was stopped; try again when the agent is back"))
 
     async def assign(self, request: AssignRequest) -> Assignment:
@@ -152,6 +171,11 @@ class Assigner:
         """Return the blocks this node owns, oldest claim first."""
         return tuple(self._knowledge.view.own_blocks())
 
+    @property
+    def counters(self) -> Counters:
+        """What has been done so far."""
+        return self._counters
+
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call this whenever `own_blocks()` or `holders()` may give something new, before the requester is answered."""
         self._callbacks.append(callback)
@@ -161,7 +185,7 @@ class Assigner:
         self._fed_rules = rules
 
     def observe_share(self, event: Snapshot | Changes) -> None:
-        """Take in what the watch of the node's share delivered; blocks are read again if it is news."""
+        """Take in what the watch of the node's share delivered; the blocks of which it tells news are read again."""
         if isinstance(event, Snapshot):
             self._fed_share = {**dict.fromkeys(self._knowledge.share_keys()), **event.entries}
         else:
@@ -171,6 +195,9 @@ class Assigner:
     async def _submit(self, planner: Planner) -> tuple[IPAddress, ...]:
         if self._task is None or self._task.done():
             raise TransientError("address assignment is not running; try again when the agent is ready")
+        if len(self._queue) >= MAX_WAITING:
+            # Those who gave up since the last round count no more.
+            self._queue = [waiting for waiting in self._queue if not waiting.future.done()]
         if len(self._queue) >= MAX_WAITING:
             raise TransientError(f"{MAX_WAITING} requests for addresses wait already; try again later")
         waiting = _Waiting(planner, asyncio.get_running_loop().create_future())
@@ -191,13 +218,15 @@ class Assigner:
 
         On any failure all of them get the error.
         """
-        self._take_in()
         self._queue = [waiting for waiting in self._queue if not waiting.future.done()]
         # A copy: who comes while the store is asked belongs to the next batch.
         batch = list(self._queue)
         try:
+            outdated = self._take_in()
             if self._unsure:
                 await self._adopt_reading(read_share)
+            elif outdated:
+                await self._adopt_reading(partial(read_blocks, cidrs=outdated))
             await self._serve(batch)
         except TortieError as error:
             self._fail(batch, error)
@@ -209,15 +238,15 @@ class Assigner:
             self._read_later(error)
         return any(not waiting.future.done() for waiting in self._queue)
 
-    def _take_in(self) -> None:
-        """Take in what the agent fed since the last time."""
+    def _take_in(self) -> Collection[IPNetwork]:
+        """Take in what the agent fed since the last time, and return the blocks of which it tells news."""
         if self._fed_rules is not None:
             self._knowledge = self._knowledge.with_rules(self._fed_rules)
             self._fed_rules = None
         written = {key: entry for key, entry in self._fed_share.items() if entry is not None}
         deleted = self._fed_share.keys() - written.keys()
         self._fed_share = {}
-        self._unsure = self._unsure or self._knowledge.outdated_by(written, deleted)
+        return self._knowledge.outdated_by(written, deleted)
 
     async def _serve(self, batch: list[_Waiting]) -> None:
         if not batch:
@@ -227,14 +256,6 @@ class Assigner:
             await self._read_more(batch[0], drafted.missing)
             return
         planned = batch[: len(drafted.outcomes)]
-        if any(
-            isinstance(outcome, Refused) and not waiting.confirmed
-            for waiting, outcome in zip(planned, drafted.outcomes, strict=True)
-        ):
-            await self._adopt_reading(read_all)
-            for waiting in batch:
-                waiting.confirmed = True
-            return
         try:
             versions = await self._store.commit(drafted.operations) if drafted.operations else {}
         except ConflictError as conflict:
@@ -245,8 +266,15 @@ class Assigner:
             self._fail([waiting for waiting in planned if waiting.outage_count], outage)
             for waiting in planned:
                 waiting.outage_count += 1
+        except RefusedError as refusal:
+            # Several requests never make a transaction too large: it is one whose records no store takes.
+            self._fail(planned, refusal)
         else:
             self._accept(drafted, planned, versions)
+            if any(not waiting.future.done() for waiting in planned):
+                await self._adopt_reading(read_all)
+                for waiting in batch:
+                    waiting.confirmed = True
 
     async def _read_more(self, waiting: _Waiting, missing: MoreNeeded) -> None:
         """Read what a decision needs to know of other nodes' blocks; give it up when that does not come to an end."""
@@ -260,38 +288,58 @@ class Assigner:
             self._adopt(await read_summaries(self._store, self._knowledge))
 
     def _accept(self, drafted: Draft, planned: list[_Waiting], versions: Mapping[str, Version]) -> None:
-        """Take in a committed transaction, then answer those it was for."""
-        before = self._knowledge.view.block_by_cidr
+        """Take in a committed transaction, then answer those it was for, but for refusals that may be out of date."""
+        self._log_owners(drafted.writes)
         self._adopt(self._knowledge.committed(drafted.writes, versions))
-        for cidr, block in drafted.writes.items():
-            if block is not None and cidr not in before:
-                log.info("block claimed", extra={"block": str(cidr), "node": self._knowledge.view.node})
+        self._contested.clear()
+        answer_count = 0
         for waiting, outcome in zip(planned, drafted.outcomes, strict=True):
-            if waiting.future.done():
+            refused = isinstance(outcome, Refused)
+            if waiting.future.done() or (refused and not waiting.confirmed):
                 continue
+            answer_count += 1
             if isinstance(outcome, Refused):
                 waiting.future.set_exception(outcome)
             else:
                 waiting.future.set_result(outcome)
+        self._counters = replace(
+            self._counters,
+            transaction_count=self._counters.transaction_count + bool(drafted.operations),
+            answer_count=self._counters.answer_count + answer_count,
+        )
+
+    def _log_owners(self, writes: Mapping[IPNetwork, Block | None]) -> None:
+        """Log which of the blocks that are written come to this node or leave it; call it before they are known."""
+        view = self._knowledge.view
+        for cidr, block in writes.items():
+            before = view.block_by_cidr.get(cidr)
+            owner_before = None if before is None else before.affinity
+            owner_after = None if block is None else block.affinity
+            fields = {"block": str(cidr), "node": view.node}
+            if owner_after == view.node != owner_before:
+                log.info("block claimed", extra={**fields, "former_owner": owner_before})
+            elif owner_before == view.node != owner_after:
+                log.info("block given up", extra=fields)
 
     async def _meet_conflict(self, drafted: Draft, planned: list[_Waiting], conflict: ConflictError) -> None:
         """Give up those who met too many, pause, and learn what stood in the way."""
         for waiting in planned:
             waiting.conflict_count += 1
         tries = max(waiting.conflict_count for waiting in planned)
+        self._counters = replace(self._counters, conflict_count=self._counters.conflict_count + 1)
         log.debug("assignment met a conflict", extra={"tries": tries, "keys": sorted(conflict.keys)})
         given_up = TransientError(
             f"node {self._knowledge.view.node}: {MAX_CONFLICTS} transactions in a row were overtaken by other writers, "
             f"each planned on a fresh reading; the last one failed because: {conflict}; try again"
         )
         self._fail([waiting for waiting in planned if waiting.conflict_count >= MAX_CONFLICTS], given_up)
-        if tries == 1:
-            wanted = [operation.key for operation in drafted.operations]
-            await self._adopt_reading(partial(read_keys, wanted=wanted))
-            return
-        longest = min(_SHORTEST_PAUSE_SECONDS * 2**tries, _LONGEST_PAUSE_SECONDS)
-        await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  spreads retries, protects nothing
-        await self._adopt_reading(read_all)
+        if tries > 1:
+            longest = min(_SHORTEST_PAUSE_SECONDS * 2**tries, _LONGEST_PAUSE_SECONDS)
+            await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  spreads retries, protects nothing
+            await self._adopt_reading(read_all)
+        # A block that the list of all does not tell of is known by the conflicts it caused, of which this is the last.
+        self._contested |= {operation.key for operation in drafted.operations}
+        await self._adopt_reading(partial(read_keys, wanted=self._contested))
 
     async def _adopt_reading(self, read: Callable[[Store, Knowledge], Awaitable[Knowledge]]) -> None:
         self._adopt(await read(self._store, self._knowledge))
@@ -303,11 +351,13 @@ class Assigner:
         if not self._failing:
             log.warning("own blocks stand as they were until the store answers", extra={"reason": str(error)})
         self._failing = True
-        asyncio.get_running_loop().call_later(_REREAD_SECONDS, self._wake.set)
+        if self._reread is not None:
+            self._reread.cancel()
+        self._reread = asyncio.get_running_loop().call_later(_REREAD_SECONDS, self._wake.set)
 
     def _adopt(self, knowledge: Knowledge) -> None:
-        """Make this what is known, and tell who listens if blocks changed."""
-        changed = knowledge.view.block_by_cidr != self._knowledge.view.block_by_cidr
+        """Make this what is known, and tell who listens if the node's blocks changed."""
+        changed = _concerning(knowledge.view) != _concerning(self._knowledge.view)
         self._knowledge = knowledge
         if changed:
             for callback in self._callbacks:
@@ -317,3 +367,7 @@ class Assigner:
         for waiting in batch:
             if not waiting.future.done():
                 waiting.future.set_exception(error)
+
+
+def _concerning(view: View) -> dict[IPNetwork, Block]:
+    return {cidr: block for cidr, block in view.block_by_cidr.items() if view.concerns(block)}

@@ -80,9 +80,12 @@ class Knowledge:
         """Return the version a block was read at; ABSENT for one that is presumed not to exist."""
         return self.block_versions.get(cidr, ABSENT)
 
-    def outdated_by(self, written: Mapping[str, Entry], deleted: Collection[str]) -> bool:
-        """Tell whether these keys below the node's share say something that this knowledge does not contain."""
-        return any(self._unheard_of(key, entry) for key, entry in written.items()) or any(map(self._believed, deleted))
+    def outdated_by(self, written: Mapping[str, Entry], deleted: Collection[str]) -> frozenset[IPNetwork]:
+        """Return the blocks of which these keys below the node's share say something that is not known here."""
+        news = {key for key, entry in written.items() if self._unheard_of(key, entry)} | self.share_keys() & set(
+            deleted
+        )
+        return frozenset(cidr for key in news if (cidr := share_cidr(key)) is not None)
 
     def share_keys(self) -> frozenset[str]:
         """Return the keys about blocks that should lie below the node's share."""
@@ -102,9 +105,6 @@ class Knowledge:
             return block is None or block.sequence < decode_share(key, entry.value)
         except MalformedRecord:
             return True
-
-    def _believed(self, key: str) -> bool:
-        return key in self.share_keys()
 
 
 async def read_share(store: Store, knowledge: Knowledge) -> Knowledge:
@@ -128,11 +128,16 @@ async def read_all(store: Store, knowledge: Knowledge) -> Knowledge:
 
 
 async def read_summaries(store: Store, knowledge: Knowledge) -> Knowledge:
-    """Return the knowledge with the list of every block there is now."""
-    found = await store.list(keys.USAGE)
-    summaries = [summary for key, entry in found.items() if (summary := _summary(key, entry)) is not None]
+    """Return the knowledge with the list of every block there is now.
+
+    A block whose summary cannot be read exists, and is left alone unless the node knows it by its content.
+    """
+    found = {key: _summary(key, entry) for key, entry in (await store.list(keys.USAGE)).items()}
+    summaries = [summary for summary in found.values() if summary is not None]
+    cidrs = [share_cidr(key) for key, summary in found.items() if summary is None]
     known = knowledge.forgetful()
-    return replace(known, view=known.view.with_summaries(summaries))
+    view = known.view.with_summaries(summaries).with_unreadable(cidr for cidr in cidrs if cidr is not None)
+    return replace(known, view=view)
 
 
 async def read_blocks(store: Store, knowledge: Knowledge, cidrs: Collection[IPNetwork]) -> Knowledge:

@@ -17,7 +17,7 @@ from controller.ports import MAX_OPERATIONS, MAX_VALUE_BYTES, Check, Delete, Put
 from ipam.plan import plan_removal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from controller.ports import Entry, Operation, Store
     from ipam.address import IPAddress
@@ -28,7 +28,7 @@ _LONGEST_PAUSE_SECONDS: Final = 0.1
 
 
 async def delete_node(store: Store, node: str) -> tuple[IPAddress, ...]:
-    """Free every address the node holds and every block it owns, delete its share, and last its record.
+    """Free every address the node holds and every block it owns, delete its share and endpoints, and last its record.
 
     Returns the addresses freed by this call. A node that does not exist is no error. The node's agent must be stopped:
     while it runs it claims blocks anew, and the deletion goes on until it finds none or gives up. Raises
@@ -42,7 +42,7 @@ async def delete_node(store: Store, node: str) -> tuple[IPAddress, ...]:
         share = await store.list(keys.share(node))
         try:
             if all(share_cidr(key) is None for key in share):
-                await store.commit([Delete(key, None) for key in (*share, keys.node(node))])
+                await _remove_records(store, [*share, keys.endpoints(node), keys.node(node)])
                 return tuple(freed)
             freed += await _free_some(store, node, share)
         except ConflictError as conflict:
@@ -68,6 +68,12 @@ def _check_name(node: str) -> None:
     if "/" in node or not node:
         # It would lead into the share of another node.
         raise RefusedError(f"{node!r} cannot be a node's name; `tortiectl get nodes` shows them")
+
+
+async def _remove_records(store: Store, records: Sequence[str]) -> None:
+    """Delete these keys in their order, whatever is under them and whether or not they exist."""
+    for start in range(0, len(records), MAX_OPERATIONS):
+        await store.commit([Delete(key, None) for key in records[start : start + MAX_OPERATIONS]])
 
 
 async def _free_some(store: Store, node: str, share: Iterable[str]) -> list[IPAddress]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ipam.address import IPNetwork
 from ipam.block import Block, Holder
 from ipam.configuration import IpamConfiguration
-from ipam.errors import NoPool, PoolDisabled, PoolExhausted, Refused, UnknownPool
+from ipam.errors import AddressUnavailable, NoPool, PoolDisabled, PoolExhausted, Refused, UnknownPool
 from ipam.plan import Plan, plan_assign, plan_release, plan_removal
 from ipam.pool import AssignmentMode, Pool
 from ipam.request import AssignRequest
@@ -206,6 +206,28 @@ def test_removing_a_node_leaves_others_their_addresses() -> None:
     assert [address for address, _ in left.assignments()] == [theirs]
 
 
+def test_a_handle_of_another_node_is_none_of_this_nodes() -> None:
+    """Another node's holding under the same handle is neither handed out again nor released, though it is known."""
+    held = Holder("a", "n2", "w", "d", "i", 0.0)
+    foreign, taken = Block.claimed(_network("10.0.0.0/30"), node="n2", at=0.0).assign(held)
+    view = _view(V4, blocks=(foreign,))
+    assert taken not in plan_assign(view, _request("a"), now=7.0).addresses
+    assert plan_release(view, "a", now=7.0) == Plan(())
+
+
+def test_a_block_that_cannot_be_read_stays_taken_when_another_turns_out_to_be_gone() -> None:
+    """What cannot be read exists, whatever else is found out, and an address asked for in it is refused for that."""
+    pool = Pool("tiny", _network("10.0.0.0/29"), 30)
+    broken, gone = _network("10.0.0.0/30"), _network("10.0.0.4/30")
+    summaries = [BlockSummary(cidr, "n2", 0.0, 1) for cidr in (broken, gone)]
+    view = _view(pool).with_summaries(summaries).with_blocks({broken: None}).with_unreadable([broken])
+    view = view.with_blocks({gone: None})
+    assert set(plan_assign(view, _request("a"), now=7.0).writes) == {gone}
+    asked = replace(_request("b"), addresses=(broken[1],))
+    with pytest.raises(AddressUnavailable, match=r"block 10\.0\.0\.0/30, whose record cannot be read"):
+        plan_assign(view, asked, now=7.0)
+
+
 @pytest.mark.parametrize("versions", [(), (5,), (4, 5)])
 def test_a_request_for_nothing_is_refused(versions: tuple[int, ...]) -> None:
     """A request must name IP versions that exist, and a handle."""
@@ -219,7 +241,7 @@ def test_a_request_for_nothing_is_refused(versions: tuple[int, ...]) -> None:
 def test_any_sequence_keeps_addresses_apart(steps: list[tuple[bool, int, tuple[int, ...]]]) -> None:
     """Whatever is assigned and released, no two hold one address, and a handle has what it asked for."""
     small = Pool("v4", _network("10.0.0.0/29"), 31)
-    view = _view(small, Pool("v6", _network("fd00::/126"), 127))
+    view = _view(small, Pool("v6", _network("fd00::/126"), 127)).with_summaries(())
     expected: dict[str, set[int]] = {}
     for assigns, number, versions in steps:
         handle = f"h{number}"
