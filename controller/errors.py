@@ -80,6 +80,7 @@ class MalformedRecord(PermanentError):
     def __init__(self, key: str, reason: str) -> None:
         super().__init__(f"record {key} in the store cannot be read: {reason}")
         self.key = key
+        self.reason = reason
 
 
 class KernelRefused(PermanentError):
