@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from controller.errors import RefusedError
 
@@ -24,6 +31,9 @@ if TYPE_CHECKING:
 
 DEFAULT_FILE = Path("/etc/tortie/tortie.toml")
 FILE_VARIABLE = "TORTIE_CONFIG"
+#: What selectors can name and compare.
+_LABEL_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,252}")
+_LABEL_VALUE: Final = re.compile(r"[A-Za-z0-9_./-]{0,63}")
 
 
 class Settings(BaseSettings):
@@ -35,6 +45,10 @@ class Settings(BaseSettings):
         default_factory=platform.node,
         pattern=r"^[a-zA-Z0-9]([a-zA-Z0-9.\-]{0,251}[a-zA-Z0-9])?$",
         description="this node's name, unique in the cluster; the host name unless set",
+    )
+    labels: Annotated[dict[str, str], NoDecode] = Field(
+        default_factory=dict,
+        description="this node's labels, by which pools select nodes: rack=a,zone=b, or a table in the file",
     )
     run_dir: Path = Field(
         default=Path("/run/tortie"), description="directory of the sockets agent.sock, cni.sock and bgp.sock"
@@ -95,6 +109,38 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read flags, then the environment, then the file; the first that names a setting wins."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, _file())
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _split_labels(cls, value: object) -> object:
+        """Take labels as one text: NAME=VALUE, separated by commas."""
+        if not isinstance(value, str):
+            return value
+        labels: dict[str, str] = {}
+        for part in filter(None, (part.strip() for part in value.split(","))):
+            name, equals, text = part.partition("=")
+            if not equals:
+                raise ValueError(f"label {name!r} has no value; write {name}=VALUE")
+            if name in labels:
+                raise ValueError(f"label {name!r} is there twice; keep one")
+            labels[name] = text
+        return labels
+
+    @field_validator("labels")
+    @classmethod
+    def _check_labels(cls, labels: dict[str, str]) -> dict[str, str]:
+        """Refuse what no selector could name or compare."""
+        for name, text in labels.items():
+            if not _LABEL_NAME.fullmatch(name):
+                raise ValueError(
+                    f"label {name!r}: a name has letters, digits and '_', then '.', '/' and '-' too, 253 at most"
+                )
+            if not _LABEL_VALUE.fullmatch(text):
+                raise ValueError(
+                    f"label {name!r} has the value {text!r}; a value has letters, digits, '_', '.', '/' and '-', "
+                    f"63 at most"
+                )
+        return labels
 
     @property
     def agent_socket(self) -> Path:

@@ -16,19 +16,23 @@ from typing import TYPE_CHECKING
 from controller.agent.addressing import find_node
 from controller.agent.api import ApiServer
 from controller.agent.cluster import Cluster, fold
+from controller.agent.collecting import Collector, present_moment
+from controller.agent.complaints import Complaints
 from controller.agent.decision import Timing
 from controller.agent.notify import notify
-from controller.agent.registration import register
+from controller.agent.publishing import EndpointPublisher
+from controller.agent.registration import Registration
 from controller.agent.routing import Routing
 from controller.agent.status import Observed, obstacle, status_of
 from controller.assignment.assigner import Assigner
 from controller.cni.backend import WorkloadBackend
 from controller.cni.server import serve
 from controller.datamodel import keys
-from controller.errors import ConflictError, TortieError
+from controller.errors import TortieError
 from controller.kernel.addresses import interface_addresses, uplink_mtu
 from controller.kernel.links import KernelLinks
 from controller.kernel.monitor import KernelChange, KernelMonitor
+from controller.kernel.neighbours import KernelEndpoints
 from controller.kernel.routes import KernelFib
 from controller.kernel.sysctls import enable_forwarding
 from controller.ports import Interrupted
@@ -51,7 +55,6 @@ log = logging.getLogger(__name__)
 
 #: How long a failed step waits before it is tried again, in seconds.
 _RETRY_SECONDS = 1.0
-_UNREGISTERED = "node could not be registered yet"
 _BLOCKS_UNKNOWN = "own blocks are not known yet"
 #: How often links and addresses are read anew without any hint, in seconds.
 _RESYNC_SECONDS = 90.0
@@ -66,15 +69,16 @@ class Agent:
         self._uplinks = uplinks
         self._store = store
         self._store_reason: str | None = "not reached yet"
-        self._complaints: dict[str, str] = {}
-        self._register = asyncio.Event()
+        self._complaints = Complaints()
         self._assigning = asyncio.Event()
         self._look = asyncio.Event()
         self._mtu_bytes = settings.mtu_bytes
+        self._registration = Registration(store, node, self._complaints)
         self._assigner = Assigner(store, node.name, time.time, labels=node.labels)
         self._fib = KernelFib()
         self._kernel_links = KernelLinks()
         self._links = WorkloadLinks(self._kernel_links)
+        self._endpoints = KernelEndpoints()
         self._programmer = RouteProgrammer(self._fib)
         self._speaker = SidecarSpeaker(settings.bgp_socket)
         self._routing = Routing(
@@ -85,8 +89,27 @@ class Agent:
             programmer=self._programmer,
             speaker=self._speaker,
         )
+        self._workloads = WorkloadBackend(
+            addresses=self._assigner,
+            links=self._links,
+            routes=self._programmer,
+            default_mtu_bytes=lambda: self._mtu_bytes,
+            obstacle=lambda: obstacle(self._observed()),
+        )
+        self._collector = Collector(
+            node=node,
+            addresses=self._assigner,
+            read=self._endpoints.read,
+            alone=self._workloads.alone,
+            clock=present_moment,
+            complaints=self._complaints,
+        )
+        self._publisher = EndpointPublisher(
+            node=node.name, store=store, read=self._endpoints.read, clock=time.time, complaints=self._complaints
+        )
         self._assigner.on_change(self._routing.mark)
         self._links.on_change(self._routing.mark)
+        self._links.on_change(self._publisher.mark)
         self._monitor = KernelMonitor(self._fib.port_id, self._hinted)
         self._api = ApiServer(settings.agent_socket, self.status)
 
@@ -117,14 +140,16 @@ class Agent:
 
     async def _run_parts(self, listener: socket.socket) -> None:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._keep_registered(), name="registration")
+            tasks.create_task(self._registration.run(), name="registration")
             tasks.create_task(self._assign(), name="assignment")
             tasks.create_task(self._watch_cluster(), name="cluster")
             tasks.create_task(self._keep_looking(), name="kernel")
             tasks.create_task(self._listen(), name="speaker")
             tasks.create_task(self._routing.run(), name="routing")
             tasks.create_task(self._programmer.run(), name="programmer")
-            tasks.create_task(serve(listener, self._settings.cni_socket, self._backend()), name="cni")
+            tasks.create_task(serve(listener, self._settings.cni_socket, self._workloads), name="cni")
+            tasks.create_task(self._publisher.run(), name="endpoints")
+            tasks.create_task(self._collect(), name="collection")
             tasks.create_task(self._announce_readiness(), name="readiness")
 
     def status(self) -> Status:
@@ -139,7 +164,7 @@ class Agent:
             node_names={address: node.name for node in cluster.nodes.values() for address in node.addresses},
             store_kind=self._settings.store,
             store_reason=self._store_reason,
-            complaints=tuple(f"{what}: {reason}" for what, reason in self._complaints.items()),
+            complaints=self._complaints.sentences,
             speaker_reason=self._routing.speaker_lost,
             peers=self._routing.peers,
             sessions={session.peer: session for session in self._speaker.sessions},
@@ -152,30 +177,6 @@ class Agent:
             malformed=cluster.malformed,
         )
 
-    def _backend(self) -> WorkloadBackend:
-        return WorkloadBackend(
-            addresses=self._assigner,
-            links=self._links,
-            routes=self._programmer,
-            default_mtu_bytes=lambda: self._mtu_bytes,
-            obstacle=lambda: obstacle(self._observed()),
-        )
-
-    async def _keep_registered(self) -> None:
-        """Write the node's record, and write it again when somebody took it away."""
-        while True:
-            self._register.clear()  # before reading: a deletion during the reading must wake us again
-            try:
-                if await register(self._store, self._node):
-                    log.info("node registered", extra={"node": self._node.name, "addresses": self._node.addresses})
-                self._complaints.pop(_UNREGISTERED, None)
-                await self._register.wait()
-            except ConflictError:
-                continue
-            except TortieError as error:
-                self._complain(_UNREGISTERED, error)
-            await asyncio.sleep(_RETRY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311  spreads retries
-
     async def _assign(self) -> None:
         """Start assigning as soon as the store answers, then follow the node's own share."""
         while True:
@@ -183,9 +184,9 @@ class Agent:
                 await self._assigner.start()
                 break
             except TortieError as error:
-                self._complain(_BLOCKS_UNKNOWN, error)
+                self._complaints.tell(_BLOCKS_UNKNOWN, error)
             await asyncio.sleep(_RETRY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311  spreads retries
-        self._complaints.pop(_BLOCKS_UNKNOWN, None)
+        self._complaints.settle(_BLOCKS_UNKNOWN)
         self._assigning.set()
         async for event in self._store.watch(keys.share(self._node.name)):
             if not isinstance(event, Interrupted):
@@ -206,14 +207,13 @@ class Agent:
             self._assigner.set_rules(cluster.rules)
             await self._assigning.wait()
             self._routing.learn_cluster(cluster)
-            if cluster.nodes.get(self._node.name) != self._node:
-                self._register.set()
+            self._collector.learn_cluster(cluster)
+            self._registration.compare(cluster.nodes.get(self._node.name))
 
-    def _complain(self, what: str, error: TortieError) -> None:
-        """Log a failure that is tried again, once for each reason, and keep it for the status."""
-        level = logging.DEBUG if self._complaints.get(what) == str(error) else logging.WARNING
-        self._complaints[what] = str(error)
-        log.log(level, what, extra={"reason": str(error)})
+    async def _collect(self) -> None:
+        """Collect as soon as it is known what the node holds."""
+        await self._assigning.wait()
+        await self._collector.run()
 
     async def _listen(self) -> None:
         async for event in self._speaker.events():
@@ -262,4 +262,5 @@ class Agent:
         self._links.close()
         self._programmer.close()
         self._kernel_links.close()
+        self._endpoints.close()
         self._fib.close()

@@ -2,19 +2,55 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import TYPE_CHECKING
+import random
+from typing import TYPE_CHECKING, Final
 
 from controller.datamodel import keys
 from controller.datamodel.records import decode_node, encode_node
-from controller.errors import MalformedRecord
+from controller.errors import ConflictError, MalformedRecord, TortieError
 from controller.ports import ABSENT, Put
 
 if TYPE_CHECKING:
+    from controller.agent.complaints import Complaints
     from controller.datamodel.records import Node
     from controller.ports import Entry, Operation, Store
 
 log = logging.getLogger(__name__)
+
+_RETRY_SECONDS: Final = 1.0
+_UNREGISTERED: Final = "node could not be registered yet"
+
+
+class Registration:
+    """Keeps the store's record of this node true."""
+
+    def __init__(self, store: Store, node: Node, complaints: Complaints) -> None:
+        self._store = store
+        self._node = node
+        self._complaints = complaints
+        self._due = asyncio.Event()
+
+    def compare(self, recorded: Node | None) -> None:
+        """Take note of what the store says of the node; what is wrong is written again."""
+        if recorded != self._node:
+            self._due.set()
+
+    async def run(self) -> None:
+        """Write the record, and write it again when somebody took it away or changed it, until cancelled."""
+        while True:
+            self._due.clear()  # before reading: a deletion during the reading must wake us again
+            try:
+                if await register(self._store, self._node):
+                    log.info("node registered", extra={"node": self._node.name, "addresses": self._node.addresses})
+                self._complaints.settle(_UNREGISTERED)
+                await self._due.wait()
+            except ConflictError:
+                continue
+            except TortieError as error:
+                self._complaints.tell(_UNREGISTERED, error)
+            await asyncio.sleep(_RETRY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311  spreads retries
 
 
 async def register(store: Store, node: Node) -> bool:
