@@ -158,6 +158,10 @@ class AdjRibIn:
                 by_prefix[prefix] = (*by_prefix.get(prefix, ()), route)
         return by_prefix
 
+    def route_counts(self) -> dict[IPAddress, int]:
+        """Return how many routes each configured peer has announced."""
+        return {peer: len(rib.routes) for peer, rib in self._peers.items() if rib.restart_time_seconds is not None}
+
     def stale_count(self) -> int:
         """Return how many routes are stale."""
         return sum(len(rib.stale) for rib in self._peers.values())

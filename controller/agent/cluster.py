@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from controller.assignment.knowledge import Rules
 from controller.datamodel import keys
+from controller.datamodel.bgp_records import (
+    BgpConfiguration,
+    Drain,
+    decode_bgp_configuration,
+    decode_drain,
+    decode_filter,
+    decode_peer,
+)
 from controller.datamodel.records import Node, decode_configuration, decode_node, decode_pool, decode_reservation
 from controller.errors import MalformedRecord
 from controller.ports import Changes, Entry, Snapshot
 from ipam.configuration import IpamConfiguration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
+    from bgp.peering import Filter, PeerDefinition
     from controller.ports import Version
     from ipam.pool import Pool
     from ipam.reservation import Reservation
@@ -26,17 +35,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """The cluster as of one moment.
+    """The cluster as of one moment, each mapping by name.
 
-    `pools` maps a pool's name to it and the version of its record; `nodes` maps a node's name to it, `reservations` a
-    reservation's. `malformed` maps the key of a record that does not decode to the reason; it is reported, and what
-    the record said before stays good, so that a slip in one record ends no session and withdraws no route.
+    `pools` holds each pool with the version of its record; `configuration` is that of address management. `malformed`
+    maps the key of a record that does not decode to the reason; it is reported, and what the record said before stays
+    good, so that a slip in one record ends no session and withdraws no route.
     """
 
     pools: Mapping[str, tuple[Pool, Version]] = field(default_factory=dict)
     nodes: Mapping[str, Node] = field(default_factory=dict)
     reservations: Mapping[str, Reservation] = field(default_factory=dict)
     configuration: IpamConfiguration = field(default_factory=IpamConfiguration)
+    bgp_configuration: BgpConfiguration = field(default_factory=BgpConfiguration)
+    peers: Mapping[str, PeerDefinition] = field(default_factory=dict)
+    filters: Mapping[str, Filter] = field(default_factory=dict)
+    drains: Mapping[str, Drain] = field(default_factory=dict)
     malformed: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -48,49 +61,63 @@ class Cluster:
 def fold(cluster: Cluster, event: Snapshot | Changes) -> Cluster:
     """Return the cluster after the event; a snapshot replaces everything known before."""
     if isinstance(event, Snapshot):
-        return _written(Cluster(), event.entries)
-    gone = event.deleted
-    kept = replace(
-        cluster,
-        pools={name: pool for name, pool in cluster.pools.items() if keys.pool(name) not in gone},
-        nodes={name: node for name, node in cluster.nodes.items() if keys.node(name) not in gone},
-        reservations={
-            name: found for name, found in cluster.reservations.items() if keys.reservation(name) not in gone
-        },
-        configuration=IpamConfiguration() if keys.IPAM_CONFIGURATION in gone else cluster.configuration,
-        malformed={key: reason for key, reason in cluster.malformed.items() if key not in gone},
+        news = _News(event.entries, frozenset(), {})
+        cluster = Cluster()
+    else:
+        news = _News(event.written, event.deleted, dict(cluster.malformed))
+    return Cluster(
+        pools=news.named(keys.POOLS, cluster.pools, _decode_pool),
+        nodes=news.named(keys.NODES, cluster.nodes, _of_value(decode_node)),
+        reservations=news.named(keys.RESERVATIONS, cluster.reservations, _of_value(decode_reservation)),
+        configuration=news.single(keys.IPAM_CONFIGURATION, cluster.configuration, decode_configuration)
+        or IpamConfiguration(),
+        bgp_configuration=news.single(keys.BGP_CONFIGURATION, cluster.bgp_configuration, decode_bgp_configuration)
+        or BgpConfiguration(),
+        peers=news.named(keys.PEERS, cluster.peers, _of_value(decode_peer)),
+        filters=news.named(keys.FILTERS, cluster.filters, _of_value(decode_filter)),
+        drains=news.named(keys.DRAINS, cluster.drains, _of_value(decode_drain)),
+        malformed=news.malformed,
     )
-    return _written(kept, event.written)
 
 
-def _written(cluster: Cluster, entries: Mapping[str, Entry]) -> Cluster:
-    pools, nodes, reservations = dict(cluster.pools), dict(cluster.nodes), dict(cluster.reservations)
-    configuration = cluster.configuration
-    malformed = {key: reason for key, reason in cluster.malformed.items() if key not in entries}
-    for key, entry in entries.items():
-        if key.startswith(keys.POOLS):
-            name = key.removeprefix(keys.POOLS)
-            pool = _decoded(decode_pool, key, entry, malformed)
-            if pool is not None:
-                pools[name] = (pool, entry.version)
-        elif key.startswith(keys.NODES):
-            name = key.removeprefix(keys.NODES)
-            node = _decoded(decode_node, key, entry, malformed)
-            if node is not None:
-                nodes[name] = node
-        elif key.startswith(keys.RESERVATIONS):
-            reservation = _decoded(decode_reservation, key, entry, malformed)
-            if reservation is not None:
-                reservations[reservation.name] = reservation
-        elif key == keys.IPAM_CONFIGURATION:
-            configuration = _decoded(decode_configuration, key, entry, malformed) or configuration
-    return Cluster(pools, nodes, reservations, configuration, malformed)
+class _News:
+    """What was written and deleted, taken in kind by kind; `malformed` collects what does not decode."""
+
+    def __init__(self, written: Mapping[str, Entry], deleted: Collection[str], malformed: dict[str, str]) -> None:
+        self._written = written
+        self._deleted = deleted
+        self.malformed = {key: reason for key, reason in malformed.items() if key not in deleted and key not in written}
+
+    def named(self, prefix: str, known: Mapping[str, T], decode: Callable[[str, Entry], T]) -> Mapping[str, T]:
+        """Return the records below a prefix by name, those known before included."""
+        found = {name: value for name, value in known.items() if prefix + name not in self._deleted}
+        for key, entry in self._written.items():
+            if key.startswith(prefix):
+                value = self._decoded(key, entry, decode)
+                if value is not None:
+                    found[key.removeprefix(prefix)] = value
+        return found
+
+    def single(self, key: str, known: T, decode: Callable[[str, bytes], T]) -> T | None:
+        """Return the one record under a key; None if it was deleted."""
+        if key in self._deleted:
+            return None
+        entry = self._written.get(key)
+        found = None if entry is None else self._decoded(key, entry, _of_value(decode))
+        return known if found is None else found
+
+    def _decoded(self, key: str, entry: Entry, decode: Callable[[str, Entry], T]) -> T | None:
+        try:
+            return decode(key, entry)
+        except MalformedRecord as error:
+            log.warning("record is malformed; what it said before stays", extra={"key": key, "reason": str(error)})
+            self.malformed[key] = str(error)
+            return None
 
 
-def _decoded(decode: Callable[[str, bytes], T], key: str, entry: Entry, malformed: dict[str, str]) -> T | None:
-    try:
-        return decode(key, entry.value)
-    except MalformedRecord as error:
-        log.warning("record is malformed; what it said before stays", extra={"key": key, "reason": str(error)})
-        malformed[key] = str(error)
-        return None
+def _of_value(decode: Callable[[str, bytes], T]) -> Callable[[str, Entry], T]:
+    return lambda key, entry: decode(key, entry.value)
+
+
+def _decode_pool(key: str, entry: Entry) -> tuple[Pool, Version]:
+    return decode_pool(key, entry.value), entry.version

@@ -11,14 +11,15 @@ import time
 from typing import TYPE_CHECKING
 
 from bgp.events import SpeakerLost
+from bgp.peering import Peering
 from bgp.rib import AdjRibIn
-from controller.agent.decision import Knowledge, decide, peers_of
+from controller.agent.decision import DrainPhase, Knowledge, decide, peers_of
 
 if TYPE_CHECKING:
     from bgp.events import SpeakerEvent
-    from bgp.peer import Peer
+    from bgp.peering import SessionTimes
     from controller.agent.cluster import Cluster
-    from controller.agent.decision import Decision, Timing
+    from controller.agent.decision import Decision
     from controller.assignment.assigner import Assigner
     from controller.datamodel.records import Node
     from controller.ports import InterfaceAddress, Speaker
@@ -45,14 +46,14 @@ class Routing:
         self,
         *,
         node: Node,
-        timing: Timing,
+        times: SessionTimes,
         assigner: Assigner,
         links: WorkloadLinks,
         programmer: RouteProgrammer,
         speaker: Speaker,
     ) -> None:
         self._node = node
-        self._timing = timing
+        self._times = times
         self._assigner = assigner
         self._links = links
         self._programmer = programmer
@@ -61,7 +62,7 @@ class Routing:
         self._interfaces: tuple[InterfaceAddress, ...] = ()
         self._dirty = asyncio.Event()
         self.cluster: Cluster | None = None
-        self.peers: tuple[Peer, ...] = ()
+        self.peering = Peering(())
         self.decision: Decision | None = None
         self.speaker_lost: str | None = "not connected yet"
 
@@ -70,10 +71,10 @@ class Routing:
         self._dirty.set()
 
     def learn_cluster(self, cluster: Cluster) -> None:
-        """Take in pools and nodes as of now."""
+        """Take in the cluster as of now."""
         self.cluster = cluster
-        self.peers = peers_of(self._node, cluster, self._timing)
-        self._rib.configure(self.peers, time.monotonic())
+        self.peering = peers_of(self._node, cluster, self._times)
+        self._rib.configure(self.peering.peers, time.monotonic())
         self.mark()
 
     def learn_interfaces(self, interfaces: tuple[InterfaceAddress, ...]) -> None:
@@ -115,28 +116,43 @@ class Routing:
         self.decision = decide(self._known(self.cluster))
         # No await between reading and setting: an address wired in between would lose its route again.
         self._programmer.set(self.decision.routes)
-        await self._speaker.set(self.peers, self.decision.announcements)
+        await self._speaker.set(self.peering.peers, self.decision.announcements)
 
     def _known(self, cluster: Cluster) -> Knowledge:
         holders = self._assigner.holders()
         return Knowledge(
             node=self._node,
             cluster=cluster,
+            peers=self.peering.peers,
+            route_count_by_peer=self._rib.route_counts(),
             own_blocks=tuple(block.cidr for block in self._assigner.own_blocks()),
             link_of={address: holder.interface for address, holder in holders.items()},
             index_of=dict(self._links.index_of),
             interfaces=self._interfaces,
             learned=self._rib.routes(),
             settled=self._rib.settled(time.monotonic()),
+            drain=self._drain_phase(),
         )
+
+    def _drain_phase(self) -> DrainPhase:
+        remaining = self._drain_remaining_seconds()
+        if remaining is None:
+            return DrainPhase.NONE
+        return DrainPhase.ASKING if remaining > 0 else DrainPhase.WITHDRAWN
+
+    def _drain_remaining_seconds(self) -> float | None:
+        """Return for how long the node goes on announcing although it is drained; None if it is not."""
+        drain = None if self.cluster is None else self.cluster.drains.get(self._node.name)
+        return None if drain is None else drain.since + drain.grace_seconds - time.time()
 
     async def _until_due(self) -> None:
         expiry = self._rib.next_expiry()
-        if expiry is None:
-            await self._dirty.wait()
-            return
+        remaining = self._drain_remaining_seconds()
+        waits = [] if expiry is None else [expiry - time.monotonic()]
+        if remaining is not None and remaining > 0:
+            waits.append(remaining)
         try:
-            async with asyncio.timeout(max(0.0, expiry - time.monotonic())):
+            async with asyncio.timeout(max(0.0, min(waits)) if waits else None):
                 await self._dirty.wait()
         except TimeoutError:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,11 @@ from controller.agent.api import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from bgp.events import SessionStatus
     from bgp.peer import Peer
-    from controller.agent.decision import Decision
+    from controller.agent.decision import Decision, RejectedRoutes
     from controller.datamodel.records import Node
     from controller.ports import RouteFailure
     from ipam.address import IPAddress, IPNetwork
@@ -119,7 +120,7 @@ def _bgp(observed: Observed) -> BgpStatus:
         connected=observed.speaker_reason is None,
         peers=tuple(_peer(peer, observed) for peer in observed.peers),
         learned_count=0 if decision is None else decision.learned_count,
-        rejected_counts={} if decision is None else {why.value: count for why, count in decision.rejected.items()},
+        rejected_counts={} if decision is None else _rejected_counts(decision.rejected),
     )
 
 
@@ -148,3 +149,10 @@ def _workloads(holders: Mapping[IPAddress, Holder]) -> tuple[WorkloadStatus, ...
         )
         for handle, holder in sorted(holder_of.items())
     )
+
+
+def _rejected_counts(rejected: Iterable[RejectedRoutes]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for routes in rejected:
+        counts[routes.reason.value] += routes.count
+    return dict(counts)

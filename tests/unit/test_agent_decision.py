@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING
 
+from bgp.filter import Action, Rule
+from bgp.peer import Peer
+from bgp.peering import Filter, PeerDefinition, SessionTimes
 from bgp.policy import Rejection
 from bgp.route import Announcement, LearnedRoute
 from controller.agent.cluster import Cluster
-from controller.agent.decision import Knowledge, Timing, decide, peers_of
+from controller.agent.decision import Decision, DrainPhase, Knowledge, RejectedRoutes, decide, peers_of
+from controller.datamodel.bgp_records import BgpConfiguration
 from controller.datamodel.records import Node
 from controller.ports import InterfaceAddress, KernelRoute, NextHop, RouteKind, Version
 from controller.reconcile.desired import Unresolved
@@ -54,18 +59,31 @@ def knowledge(
     own_blocks: tuple[IPNetwork, ...] = OWN,
     settled: bool = True,
     interfaces: tuple[InterfaceAddress, ...] = UPLINK,
+    peers: tuple[Peer, ...] = (),
+    drain: DrainPhase = DrainPhase.NONE,
 ) -> Knowledge:
     """Return what a node knows that owns a block of each pool; the link `tor1` has index 7."""
     return Knowledge(
         node=HERE,
         cluster=cluster(),
+        peers=peers,
+        route_count_by_peer=Counter(each.peer for each in routes),
         own_blocks=own_blocks,
         link_of=link_of or {},
         index_of={"tor1": 7},
         interfaces=interfaces,
         learned=learned(*routes),
         settled=settled,
+        drain=drain,
     )
+
+
+def counts(decision: Decision) -> dict[Rejection, int]:
+    """Return how many routes were refused by each rule."""
+    found: Counter[Rejection] = Counter()
+    for each in decision.rejected:
+        found[each.reason] += each.count
+    return dict(found)
 
 
 def via(prefix: str, *gateways: str) -> KernelRoute:
@@ -134,7 +152,7 @@ def test_what_is_refused_is_counted_by_its_reason() -> None:
             own_blocks=OWN[:1],
         )
     )
-    assert decision.rejected == {
+    assert counts(decision) == {
         Rejection.DEFAULT_ROUTE: 1,
         Rejection.OUTSIDE_POOLS: 2,
         Rejection.OWN_PREFIX: 1,
@@ -148,18 +166,62 @@ def test_what_is_refused_is_counted_by_its_reason() -> None:
     assert decision.learned_count == 0
 
 
+def test_what_is_refused_is_told_with_peer_and_examples() -> None:
+    """An operator sees whose routes they were, and a few of them however many there are."""
+    routes = [route(f"172.16.{number}.0/24") for number in range(9)]
+    [rejected] = decide(knowledge(*routes)).rejected
+    first = tuple(each.prefix for each in routes[:5])
+    assert rejected == RejectedRoutes(ip_address("192.0.2.2"), Rejection.OUTSIDE_POOLS, 9, first)
+
+
+def _peer(**fields: object) -> Peer:
+    base = Peer(ip_address("192.0.2.2"), ip_address("192.0.2.1"), 64512, 64512, "192.0.2.1")
+    return replace(base, **fields)  # type: ignore[arg-type]  # the fields differ in type
+
+
+def test_nothing_is_used_of_a_peer_that_announces_too_much() -> None:
+    """It has lost its head or its owner; what it says beside the flood is worth no more."""
+    routes = [route("10.0.1.0/26"), route("10.0.2.0/26"), route("172.16.0.0/24")]
+    decision = decide(knowledge(*routes, peers=(_peer(max_prefixes=2),), own_blocks=()))
+    assert not decision.routes.routes
+    assert counts(decision) == {Rejection.TOO_MANY_PREFIXES: 3}
+    assert decide(knowledge(*routes, peers=(_peer(max_prefixes=3),))).learned_count == 2
+
+
+def test_import_rules_let_in_what_pools_do_not_hold_and_keep_out_what_they_do() -> None:
+    """A default route may be accepted on purpose; the host's own subnet never."""
+    rules = (
+        Rule(Action.REJECT, ip_network("10.0.1.0/26")),
+        Rule(Action.ACCEPT, min_length=0, max_length=0),
+        Rule(Action.ACCEPT, ip_network("192.0.2.0/24")),
+    )
+    routes = [route("0.0.0.0/0"), route("10.0.1.0/26"), route("10.0.2.0/26"), route("192.0.2.128/25")]
+    decision = decide(knowledge(*routes, peers=(_peer(import_rules=rules),), own_blocks=()))
+    assert set(decision.routes.routes) == {ip_network("0.0.0.0/0"), ip_network("10.0.2.0/26")}
+    assert counts(decision) == {Rejection.FILTERED: 1, Rejection.HOST_SUBNET: 1}
+
+
+def test_a_drained_node_asks_to_be_avoided_and_then_says_nothing() -> None:
+    """The mark of RFC 8326 with the lowest preference first, then no announcement at all; routes stay."""
+    asking = decide(knowledge(drain=DrainPhase.ASKING))
+    assert {(each.communities, each.local_preference) for each in asking.announcements} == {(((65535, 0),), 0)}
+    gone = decide(knowledge(drain=DrainPhase.WITHDRAWN))
+    assert gone.announcements == ()
+    assert gone.routes == asking.routes == decide(knowledge()).routes
+
+
 def test_an_accepted_path_stands_beside_a_refused_one() -> None:
     """The refused one does not take part in the choice, however good it looks."""
     decision = decide(knowledge(route("10.0.1.0/26"), route("10.0.1.0/26", "192.0.2.77"), own_blocks=()))
     assert decision.routes.routes == {ip_network("10.0.1.0/26"): via("10.0.1.0/26", "192.0.2.2")}
-    assert decision.rejected == {Rejection.UNKNOWN_NEXT_HOP: 1}
+    assert counts(decision) == {Rejection.UNKNOWN_NEXT_HOP: 1}
 
 
 def test_an_own_address_beats_a_learned_one() -> None:
     """Another node announces an address that a workload here holds: the workload stays reachable."""
     decision = decide(knowledge(route("10.0.1.5/32"), link_of={ip_address("10.0.1.5"): "tor1"}))
     assert decision.routes.routes[ip_network("10.0.1.5/32")].next_hops == (NextHop(None, 7),)
-    assert decision.rejected == {Rejection.OWN_PREFIX: 1}
+    assert counts(decision) == {Rejection.OWN_PREFIX: 1}
 
 
 def test_an_address_that_another_node_borrowed_is_routed_there() -> None:
@@ -212,15 +274,40 @@ def test_the_same_knowledge_gives_the_same_decision() -> None:
 
 def test_a_node_has_a_session_with_every_other_node() -> None:
     """Each with this host's timing and the other's AS number, and none with itself."""
-    peers = peers_of(HERE, cluster(), Timing(hold_seconds=9, restart_seconds=33))
+    peers = peers_of(HERE, cluster(), SessionTimes(hold_seconds=9, restart_seconds=33)).peers
     assert [(str(peer.address), peer.peer_as) for peer in peers] == [("192.0.2.2", 64512), ("192.0.2.3", 64513)]
     assert {(peer.hold_time_seconds, peer.restart_time_seconds, peer.local_as) for peer in peers} == {(9, 33, 64512)}
-    assert peers_of(HERE, cluster(nodes=(HERE,)), Timing(90, 120)) == ()
+    assert peers_of(HERE, cluster(nodes=(HERE,)), SessionTimes(90, 120)).peers == ()
 
 
 def test_nodes_with_no_ip_version_in_common_have_no_session() -> None:
     """An IPv6 node and an IPv4 node cannot talk."""
     six = replace(THERE, ipv4=None)
-    assert peers_of(AWAY, cluster(nodes=(AWAY, six)), Timing(90, 120)) == ()
-    [peer] = peers_of(HERE, cluster(nodes=(HERE, six)), Timing(90, 120))
+    assert peers_of(AWAY, cluster(nodes=(AWAY, six)), SessionTimes(90, 120)).peers == ()
+    [peer] = peers_of(HERE, cluster(nodes=(HERE, six)), SessionTimes(90, 120)).peers
     assert peer.address == THERE.ipv6
+
+
+def test_defined_peers_come_beside_the_mesh_or_instead_of_it() -> None:
+    """One for this node by name, by its labels or for all; never one for another node, nor one without its filter."""
+    here = replace(HERE, labels={"rack": "a"})
+    definitions = (
+        PeerDefinition("all", ip_address("192.0.2.10"), 64500),
+        PeerDefinition("mine", ip_address("192.0.2.11"), 64500, node="here", filters=("f",)),
+        PeerDefinition("rack", ip_address("192.0.2.12"), 64500, node_selector="rack == 'a'"),
+        PeerDefinition("other-rack", ip_address("192.0.2.13"), 64500, node_selector="rack == 'b'"),
+        PeerDefinition("theirs", ip_address("192.0.2.14"), 64500, node="there"),
+        PeerDefinition("lost", ip_address("192.0.2.15"), 64500, filters=("nowhere",)),
+        PeerDefinition("self", ip_address("192.0.2.1"), 64500),
+    )
+    rules = Filter("f", imports=(Rule(Action.REJECT),))
+    world = replace(cluster(), peers={definition.name: definition for definition in definitions}, filters={"f": rules})
+    found = peers_of(here, world, SessionTimes(90, 120))
+    assert [str(peer.address) for peer in found.peers] == [f"192.0.2.{last}" for last in (2, 3, 10, 11, 12)]
+    assert found.peers[3].import_rules == rules.imports
+    assert list(found.problems) == ["lost"]
+    alone = peers_of(here, replace(world, bgp_configuration=BgpConfiguration(mesh=False)), SessionTimes(90, 120))
+    assert [str(peer.address) for peer in alone.peers] == [f"192.0.2.{last}" for last in (10, 11, 12)]
+    reflector = replace(world, nodes={**world.nodes, "there": replace(THERE, cluster_id="1.1.1.1")})
+    beside = peers_of(here, reflector, SessionTimes(90, 120))
+    assert [str(peer.address) for peer in beside.peers] == [f"192.0.2.{last}" for last in (3, 10, 11, 12)]

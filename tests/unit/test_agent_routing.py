@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from bgp.events import EndOfRib, SessionDown, SessionUp, SpeakerLost, SpeakerSnapshot
+from bgp.peering import SessionTimes
 from bgp.route import LearnedRoute
 from controller.agent.cluster import Cluster
-from controller.agent.decision import Timing
 from controller.agent.routing import Routing
 from controller.datamodel.records import Node
 from controller.ports import InterfaceAddress, Version
@@ -116,7 +116,7 @@ def make(host: Host) -> Callable[[int], Routing]:
     def made(restart_seconds: int) -> Routing:
         return Routing(
             node=HERE,
-            timing=Timing(hold_seconds=90, restart_seconds=restart_seconds),
+            times=SessionTimes(hold_seconds=90, restart_seconds=restart_seconds),
             assigner=cast("Assigner", host),
             links=cast("WorkloadLinks", host),
             programmer=cast("RouteProgrammer", FakeProgrammer(host)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address, ip_network
 
@@ -12,7 +11,7 @@ from bgp.events import SessionState, SessionStatus
 from bgp.peer import Peer
 from bgp.policy import Rejection
 from controller.agent.api import PeerStatus, RouteProblem, WorkloadStatus
-from controller.agent.decision import Decision
+from controller.agent.decision import Decision, RejectedRoutes
 from controller.agent.status import Observed, obstacle, status_of
 from controller.datamodel.records import Node
 from controller.ports import KernelRoute, RouteFailure, RouteKind
@@ -26,7 +25,7 @@ DECISION = Decision(
     DesiredRoutes({BLOCK: KernelRoute(BLOCK, RouteKind.BLACKHOLE)}, Sweep.EVERYTHING),
     announcements=(),
     learned_count=4,
-    rejected=Counter({Rejection.OUTSIDE_POOLS: 2}),
+    rejected=(RejectedRoutes(ip_address("192.0.2.2"), Rejection.OUTSIDE_POOLS, 2, ()),),
     unresolved=(),
 )
 
