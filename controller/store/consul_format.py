@@ -7,13 +7,17 @@ Sources: https://developer.hashicorp.com/consul/api-docs/txn and .../api-docs/kv
 - A `get` of a missing key fails its whole transaction, and servers before 1.14 know no verb that forgives it.
   `get-tree` does: it returns what starts with the key, the key itself among it or not.
 - An empty value comes back as null.
+- Consul copies a value many times on its way into the log, and collects the garbage: a write of 16 KB has a 99th
+  percentile of three times that of one of 200 bytes. Blocks, which are large and much alike, are therefore stored
+  compressed. The number that Consul keeps beside each value for its clients, `Flags`, says so.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from typing import TYPE_CHECKING, TypeAlias
+import zlib
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from controller.errors import ConflictError, StoreDenied, StoreUnavailable
 from controller.ports import ABSENT, Delete, Entry, Put, Version
@@ -26,6 +30,12 @@ if TYPE_CHECKING:
 _Step: TypeAlias = dict[str, str | int]
 
 _DENIALS = ("Permission denied", "ACL not found")
+#: The `Flags` of a value stored compressed (RFC 1950): `zlib` in ASCII.
+_COMPRESSED: Final = 0x7A6C6962
+#: Smaller values are stored as they are, for people to read: everything but the block of a node with workloads.
+_COMPRESSED_FROM_BYTES: Final = 1024
+#: The fastest level; a higher one makes no block smaller by more than a few per cent.
+_COMPRESSION_LEVEL: Final = 1
 
 
 def transaction(operations: Iterable[Operation]) -> str:
@@ -84,10 +94,8 @@ def _steps(operation: Operation) -> list[_Step]:
     key, expected = operation.key, operation.expected
     check: _Step = {"Verb": "check-index", "Key": key, "Index": expected or ABSENT}
     if isinstance(operation, Put):
-        value = base64.b64encode(operation.value).decode()
-        if expected is None:
-            return [{"Verb": "set", "Key": key, "Value": value}]
-        return [{"Verb": "cas", "Key": key, "Value": value, "Index": expected}]
+        put: _Step = {"Key": key, **_stored(operation.value)}
+        return [{"Verb": "set", **put} if expected is None else {"Verb": "cas", "Index": expected, **put}]
     if isinstance(operation, Delete) and expected != ABSENT:
         delete: _Step = {"Verb": "delete", "Key": key}
         return [delete] if expected is None else [check, delete]
@@ -95,7 +103,22 @@ def _steps(operation: Operation) -> list[_Step]:
 
 
 def _entry(row: dict[str, str | int | None]) -> Entry:
-    return Entry(base64.b64decode(str(row["Value"] or "")), Version(int(row["ModifyIndex"] or 0)))
+    value = base64.b64decode(str(row["Value"] or ""))
+    return Entry(_expanded(value) if row.get("Flags") == _COMPRESSED else value, Version(int(row["ModifyIndex"] or 0)))
+
+
+def _stored(value: bytes) -> _Step:
+    if len(value) < _COMPRESSED_FROM_BYTES:
+        return {"Value": base64.b64encode(value).decode()}
+    return {"Value": base64.b64encode(zlib.compress(value, _COMPRESSION_LEVEL)).decode(), "Flags": _COMPRESSED}
+
+
+def _expanded(value: bytes) -> bytes:
+    try:
+        return zlib.decompress(value)
+    except zlib.error:
+        # Consul's own pages keep the flags of a value that a person overwrites; what it is worth is for its reader.
+        return value
 
 
 def _foreign(body: str) -> StoreUnavailable:

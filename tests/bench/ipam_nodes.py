@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ipaddress
 import tempfile
 import time
@@ -74,17 +75,8 @@ async def open_node(address: str, name: str) -> BenchNode:
 
 
 def requests_of(count: int) -> list[AssignRequest]:
-    """Return requests of as many workloads, with names as long as a container runtime makes them."""
-    return [
-        AssignRequest(
-            handle=f"cni.{number:064x}.eth0",
-            workload=f"web-{number:010x}",
-            namespace="production",
-            interface=f"tt{number:013x}",
-            versions=(4,),
-        )
-        for number in range(count)
-    ]
+    """Return requests of as many workloads, with names as long and as unlike each other as container runtimes give."""
+    return [_request(hashlib.sha256(number.to_bytes(4, "big")).hexdigest()) for number in range(count)]
 
 
 async def rate_in_flight(
@@ -100,6 +92,16 @@ async def rate_in_flight(
     start = time.perf_counter()
     await asyncio.gather(*(worker() for _ in range(in_flight)))
     return len(requests) / (time.perf_counter() - start)
+
+
+def _request(container: str) -> AssignRequest:
+    return AssignRequest(
+        handle=f"cni.{container}.eth0",
+        workload=f"web-{container[:10]}-{container[-5:]}",
+        namespace="production",
+        interface=f"tt{container[20:33]}",
+        versions=(4,),
+    )
 
 
 async def _write_pool(address: str) -> None:
