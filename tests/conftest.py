@@ -133,6 +133,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session")
+def consul_program() -> str:
+    """Find Consul's server program."""
+    return _consul_program()
+
+
+@pytest.fixture(scope="session")
 def consul_server() -> Iterator[ConsulServer]:
     """One Consul server for the whole run, never interrupted: keep to a prefix of your own."""
     yield from _running_server(None)

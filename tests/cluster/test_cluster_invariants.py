@@ -1,0 +1,158 @@
+"""Sixteen agents on three Consul servers, under load while servers die and are cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from controller.datamodel import keys
+from controller.datamodel.records import encode_configuration, encode_pool
+from controller.ports import ABSENT, Put
+from controller.store.consul import ConsulStore
+from controller.store.consul_access import ConsulAccess
+from ipam.configuration import IpamConfiguration
+from ipam.pool import Pool
+from tests.cluster.audit import audit, held_in
+from tests.cluster.checker import check
+from tests.cluster.history import CommitOutcome, History, Outcome, read_history
+from tests.cluster.servers import ADDRESSES, Cluster
+from tests.cluster.worker import Orders
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LOAD_SECONDS: Final = 60.0
+WORKER_COUNT: Final = 4
+AGENTS_PER_WORKER: Final = 4
+#: The agents' clock runs faster, so that what takes it a minute happens during the load.
+CLOCK_SPEED: Final = 20.0
+#: Two small blocks for each agent, of which some need more and some none.
+POOLS: Final = (
+    Pool("four", ipaddress.ip_network("10.64.0.0/25"), 30),
+    Pool("six", ipaddress.ip_network("fd64::/121"), 126),
+)
+CONFIGURATION: Final = IpamConfiguration(max_blocks_per_node=3, cooldown_seconds=5)
+_DEADLINE_SECONDS: Final = 60.0
+
+
+def _orders(directory: Path, worker: int, seed: int, started: float) -> Orders:
+    numbers = range(worker * AGENTS_PER_WORKER, (worker + 1) * AGENTS_PER_WORKER)
+    return Orders(
+        servers={f"node-{number}": Cluster.url(ADDRESSES[number % len(ADDRESSES)]) for number in numbers},
+        pools=tuple(str(pool.cidr) for pool in POOLS),
+        seed=seed,
+        epoch=1_700_000_000.0,
+        started=started,
+        speed=CLOCK_SPEED,
+        history=str(directory / f"worker-{worker}.history"),
+    )
+
+
+@contextmanager
+def _worker(orders: Orders) -> Iterator[subprocess.Popen[str]]:
+    with Path(f"{orders.history}.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.cluster.worker"],
+            stdin=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            cwd=Path(__file__).parent.parent.parent,
+        )
+    try:
+        assert process.stdin is not None
+        process.stdin.write(orders.text())
+        process.stdin.flush()
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def _run(cluster: Cluster, directory: Path, seed: int) -> tuple[History, list[tuple[str, str]]]:
+    """Let the agents work for LOAD_SECONDS; return their history, and the leaders before and after each fault."""
+    started = time.monotonic()
+    leaders = []
+
+    def load_until(seconds: float) -> None:
+        while time.monotonic() < started + seconds:
+            assert all(worker.poll() is None for worker in workers), _logs(directory)
+            time.sleep(0.1)
+
+    with ExitStack() as stack:
+        every = [_orders(directory, number, seed, started) for number in range(WORKER_COUNT)]
+        workers = [stack.enter_context(_worker(orders)) for orders in every]
+        load_until(10)
+        killed = cluster.wait_for_leader()
+        cluster.kill(killed)
+        leaders.append((killed, cluster.wait_for_leader(other_than=killed)))
+        load_until(24)
+        cluster.start(killed)
+        load_until(30)
+        severed = cluster.wait_for_leader()
+        cluster.cut_off(severed)
+        leaders.append((severed, cluster.wait_for_leader(other_than=severed)))
+        load_until(44)
+        cluster.heal()
+        load_until(LOAD_SECONDS)
+        cluster.wait_for_leader()
+        for worker in workers:
+            assert worker.stdin is not None
+            worker.stdin.close()
+        for worker in workers:
+            assert worker.wait(_DEADLINE_SECONDS) == 0, _logs(directory)
+    with ExitStack() as stack:
+        return read_history(stack.enter_context(Path(orders.history).open()) for orders in every), leaders
+
+
+def _logs(directory: Path) -> str:
+    return "\n".join(path.read_text()[-3000:] for path in sorted(directory.glob("*.log")))
+
+
+def _counts(history: History) -> Counter[str]:
+    """Return how often each kind of operation had each outcome, and each kind of transaction."""
+    counts = Counter(f"{operation.kind.value} {operation.outcome.value}" for operation in history.operations)
+    counts["specific"] = sum(bool(each.asked) and each.outcome is Outcome.DONE for each in history.operations)
+    for commit in history.commits:
+        counts[f"commit {commit.outcome.value}"] += 1
+        if commit.outcome is CommitOutcome.DONE:
+            for what in ("claims", "reclaims", "borrows", "returns"):
+                counts[what] += getattr(commit, what)
+    return counts
+
+
+async def _prepare(address: str) -> None:
+    """Write the pools and the rules."""
+    store = ConsulStore(ConsulAccess(address=address))
+    operations = [Put(keys.pool(pool.name), encode_pool(pool), ABSENT) for pool in POOLS]
+    await store.commit([*operations, Put(keys.IPAM_CONFIGURATION, encode_configuration(CONFIGURATION), ABSENT)])
+    await store.close()
+
+
+async def _records(address: str) -> dict[str, bytes]:
+    store = ConsulStore(ConsulAccess(address=address))
+    found = await store.list(keys.ROOT)
+    await store.close()
+    return {key: entry.value for key, entry in found.items()}
+
+
+def test_no_address_is_held_twice_lost_or_left_over(cluster: Cluster, tmp_path: Path) -> None:
+    """While the leader is killed and the next one is cut off, no address goes to two, none is lost, none stays."""
+    asyncio.run(_prepare(Cluster.url(cluster.wait_for_leader())))
+
+    history, leaders = _run(cluster, tmp_path, random.randrange(1_000_000))  # noqa: S311  a load, not a secret
+
+    records = [asyncio.run(_records(Cluster.url(address))) for address in ADDRESSES]
+    assert records[0] == records[1] == records[2]
+    held = held_in(records[0])
+    print(_counts(history))  # noqa: T201  what a failure is about
+    assert [*check(history, held), *audit(records[0])] == []
+    assert all(before != after for before, after in leaders)
