@@ -2,24 +2,66 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from controller.cli.connection import Connection, pass_connection
 from controller.cli.examples import examples
-from controller.cli.pools import delete_pool
+from controller.cli.pools import delete_pool, remove_malformed_pool, with_retries
+from controller.datamodel import keys
+from controller.errors import RefusedError
+from controller.ports import Delete
+
+if TYPE_CHECKING:
+    from controller.ports import Store
 
 
 @click.group()
-@examples("tortiectl delete pool default")
+@examples("tortiectl delete pool default", "tortiectl delete reservation gateways")
 def delete() -> None:
     """Delete a resource by its name."""
 
 
 @delete.command()
 @click.argument("name")
+@click.option("--force", is_flag=True, help="Delete it although its record cannot be read; its blocks then stay.")
 @pass_connection
-@examples("tortiectl delete pool default")
-def pool(connection: Connection, name: str) -> None:
-    """Delete a pool and its empty blocks; refused while addresses of it are in use."""
-    connection.with_store(lambda store: delete_pool(store, name))
+@examples("tortiectl delete pool default", "tortiectl delete pool default --force")
+def pool(connection: Connection, name: str, *, force: bool) -> None:
+    """Delete a pool and its empty blocks; refused while addresses of it are in use.
+
+    --force is for a pool whose record cannot be read, and changes nothing for others. Nodes forget such a pool, so
+    their routes to its addresses end; rather apply the pool anew where its range is known.
+    """
+    connection.with_store(lambda store: _delete_pool(store, name, force=force))
     click.echo(f"pool {name} deleted")
+
+
+@delete.command()
+@click.argument("name")
+@pass_connection
+@examples("tortiectl delete reservation gateways")
+def reservation(connection: Connection, name: str) -> None:
+    """Delete a reservation: its ranges are assigned automatically again."""
+    connection.with_store(lambda store: delete_reservation(store, name))
+    click.echo(f"reservation {name} deleted")
+
+
+async def delete_reservation(store: Store, name: str) -> None:
+    """Remove a reservation, also one that cannot be read; raises `RefusedError` when it does not exist."""
+    key = keys.reservation(name)
+
+    async def attempt() -> None:
+        found = await store.list(keys.RESERVATIONS)
+        if key not in found:
+            present = ", ".join(other.removeprefix(keys.RESERVATIONS) for other in found)
+            raise RefusedError(f"reservation {name} does not exist; the reservations are: {present or 'none'}")
+        await store.commit([Delete(key, found[key].version)])
+
+    await with_retries(attempt)
+
+
+async def _delete_pool(store: Store, name: str, *, force: bool) -> None:
+    if not (force and await remove_malformed_pool(store, name)):
+        await delete_pool(store, name)

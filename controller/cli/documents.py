@@ -9,38 +9,40 @@ from typing import TYPE_CHECKING
 import yaml
 
 from controller.errors import RefusedError
-from controller.resources import API_VERSION, parse_pool
+from controller.resources import kind_and_name, parse_resource
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ipam.pool import Pool
+    from controller.resources import Resource
 
 
-def pools_in(files: Iterable[str]) -> list[Pool]:
-    """Return the pools that the files describe, `-` being standard input.
+def resources_in(files: Iterable[str]) -> list[Resource]:
+    """Return the resources that the files describe, `-` being standard input.
 
     Raises `RefusedError` that names file, document and field of every mistake.
     """
-    pools: list[Pool] = []
+    resources: list[Resource] = []
     mistakes: list[str] = []
-    place_of: dict[str, str] = {}
+    place_of: dict[tuple[str, str], str] = {}
     for file in files:
         for place, document in _documents(file):
             try:
-                pool = parse_pool(_of_known_kind(document))
+                resource = parse_resource(document)
             except RefusedError as error:
                 mistakes.append(f"{place}: {error}")
                 continue
-            if pool.name in place_of:
-                mistakes.append(f"{place}: metadata.name: pool {pool.name} is also in {place_of[pool.name]}; keep one")
-            place_of[pool.name] = place
-            pools.append(pool)
+            kind, name = kind_and_name(resource)
+            if (kind, name) in place_of:
+                also = place_of[kind, name]
+                mistakes.append(f"{place}: metadata.name: {kind.lower()} {name} is also in {also}; keep one")
+            place_of[kind, name] = place
+            resources.append(resource)
     if mistakes:
         raise RefusedError("\n  ".join(["nothing was written:", *mistakes] if len(mistakes) > 1 else mistakes))
-    if not pools:
-        raise RefusedError(f"{', '.join(files)}: no resource in it; write at least one document of kind Pool")
-    return pools
+    if not resources:
+        raise RefusedError(f"{', '.join(files)}: no resource in it; write at least one document, of kind Pool, say")
+    return resources
 
 
 def _documents(file: str) -> Iterator[tuple[str, object]]:
@@ -56,12 +58,9 @@ def _documents(file: str) -> Iterator[tuple[str, object]]:
         place = f"{shown}: document {number}"
         if document is None:
             continue  # what stands between two `---`
-        if (
-            isinstance(document, dict)
-            and document.get("kind") == "PoolList"
-            and isinstance(document.get("items"), list)
-        ):
-            for index, item in enumerate(document["items"]):
+        items = document.get("items") if isinstance(document, dict) else None
+        if isinstance(items, list) and str(document.get("kind")).endswith("List"):
+            for index, item in enumerate(items):
                 yield _named(f"{place}, items[{index}]", item), item
         else:
             yield _named(place, document), document
@@ -71,13 +70,3 @@ def _named(place: str, document: object) -> str:
     metadata = document.get("metadata") if isinstance(document, dict) else None
     name = metadata.get("name") if isinstance(metadata, dict) else None
     return f"{place} ({name})" if isinstance(name, str) else place
-
-
-def _of_known_kind(document: object) -> object:
-    if not isinstance(document, dict):
-        raise RefusedError("not a mapping; a resource has apiVersion, kind, metadata and spec")
-    if document.get("apiVersion") != API_VERSION:
-        raise RefusedError(f"apiVersion: {document.get('apiVersion')!r} is not known; write {API_VERSION}")
-    if document.get("kind") != "Pool":
-        raise RefusedError(f"kind: {document.get('kind')!r} cannot be written; write Pool")
-    return document

@@ -2,48 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
+from controller.cli import listings
 from controller.cli.connection import Connection, pass_connection
 from controller.cli.examples import examples
+from controller.cli.ipam_configure import setting_rows
 from controller.cli.output import FORMATS, output_option, print_columns, print_document
-from controller.cli.pools import read_pools
-from controller.datamodel import keys
-from controller.datamodel.blocks import decode_block
-from controller.datamodel.records import decode_node
+from controller.cli.reading import decoded_each, end_with, read_configuration, way_out
 from controller.errors import RefusedError
-from controller.resources import API_VERSION, pool_document
+from controller.resources import API_VERSION, resource_document
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from controller.datamodel.records import Node
-    from controller.ports import Store
-    from ipam.block import Block
-    from ipam.pool import Pool
+    from controller.cli.listings import Listing
+    from controller.ports import Entry, Store
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class _Listing:
-    """How one kind is shown: its columns (the first `narrow` unless all are asked for), an item's row and document."""
-
-    kind: str
-    headers: Sequence[str]
-    narrow: int
-    row: Callable[..., Sequence[object]]
-    document: Callable[..., Mapping[str, object]]
+#: How many names a message lists at most.
+_NAMES_LISTED: Final = 10
 
 
 @click.group()
 @examples("tortiectl get nodes", "tortiectl get pools default -o yaml > pool.yaml", "tortiectl get blocks -o wide")
 def get() -> None:
-    """Show nodes, pools or blocks, from the store."""
+    """Show nodes, pools, blocks, reservations or the IPAM configuration, from the store.
+
+    A record that cannot be read is told of on stderr, with exit code 1; the others are shown.
+    """
 
 
 @get.command()
@@ -53,7 +42,7 @@ def get() -> None:
 @examples("tortiectl get nodes -o wide")
 def nodes(connection: Connection, name: str | None, form: str) -> None:
     """Show the nodes whose agents have registered."""
-    _show(connection.with_store(read_nodes), name, form, _NODES)
+    _show(connection, name, form, listings.NODES)
 
 
 @get.command()
@@ -63,7 +52,7 @@ def nodes(connection: Connection, name: str | None, form: str) -> None:
 @examples("tortiectl get pools -o yaml | tortiectl apply -f -")
 def pools(connection: Connection, name: str | None, form: str) -> None:
     """Show the pools; the YAML can be edited and applied again."""
-    _show(connection.with_store(read_pools), name, form, _POOLS)
+    _show(connection, name, form, listings.POOLS)
 
 
 @get.command()
@@ -73,110 +62,64 @@ def pools(connection: Connection, name: str | None, form: str) -> None:
 @examples("tortiectl get blocks 10.244.7.64/26 -o json")
 def blocks(connection: Connection, cidr: str | None, form: str) -> None:
     """Show the blocks, their owners and how full they are."""
-    found = connection.with_store(read_blocks)
-    _show({str(block.cidr): block for block in found}, cidr, form, _BLOCKS)
+    if form == "table":
+        _show(connection, cidr, form, listings.SUMMARIES)
+    else:
+        _show(connection, cidr, form, listings.BLOCKS)
 
 
-async def read_nodes(store: Store) -> dict[str, Node]:
-    """Return every node by its name; raises `MalformedRecord`."""
-    found = [decode_node(key, entry.value) for key, entry in (await store.list(keys.NODES)).items()]
-    return {node.name: node for node in found}
+@get.command()
+@click.argument("name", required=False)
+@output_option(*FORMATS)
+@pass_connection
+@examples("tortiectl get reservations", "tortiectl get reservations gateways -o yaml")
+def reservations(connection: Connection, name: str | None, form: str) -> None:
+    """Show the ranges that automatic assignment leaves alone."""
+    _show(connection, name, form, listings.RESERVATIONS)
 
 
-async def read_blocks(store: Store) -> list[Block]:
-    """Return every block, IPv4 first, by address; raises `MalformedRecord`."""
-    found = [decode_block(key, entry.value) for key, entry in (await store.list(keys.BLOCKS)).items()]
-    return sorted(found, key=lambda block: (block.cidr.version, block.cidr.network_address, block.cidr.prefixlen))
+@get.command()
+@output_option("table", "json", "yaml")
+@pass_connection
+@examples("tortiectl get ipamconfiguration -o yaml > ipam.yaml")
+def ipamconfiguration(connection: Connection, form: str) -> None:
+    """Show the rules of assignment and release, also where nothing but the defaults is set."""
+    configuration = connection.with_store(read_configuration)
+    if form == "table":
+        print_columns(("SETTING", "VALUE"), setting_rows(configuration))
+    else:
+        print_document(resource_document(configuration), form)
 
 
-def _show(found: Mapping[str, T], name: str | None, form: str, listing: _Listing) -> None:
-    if name is not None and name not in found:
-        kind = listing.kind.lower()
-        raise RefusedError(f"{kind} {name} does not exist; there are: {', '.join(found) or f'no {kind}s'}")
-    chosen = list(found.values()) if name is None else [found[name]]
+def _show(connection: Connection, name: str | None, form: str, listing: Listing[T]) -> None:
+    entries = connection.with_store(lambda store: _read(store, name, listing))
+    found, malformed = decoded_each(entries, listing.decode)
+    if name is not None and malformed:
+        raise RefusedError(way_out(malformed[0]))
+    chosen = listing.in_order(found)
     if form in ("json", "yaml"):
         items = [listing.document(item) for item in chosen]
         whole = {"apiVersion": API_VERSION, "kind": f"{listing.kind}List", "items": items}
         print_document(whole if name is None else items[0], form)
-        return
-    width = len(listing.headers) if form == "wide" else listing.narrow
-    print_columns(listing.headers[:width], [listing.row(item)[:width] for item in chosen])
+    else:
+        width = len(listing.headers) if form == "wide" else listing.narrow
+        print_columns(listing.headers[:width], [listing.row(item)[:width] for item in chosen])
+    end_with(malformed)
 
 
-def _time(epoch_seconds: float) -> str:
-    return datetime.fromtimestamp(epoch_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+async def _read(store: Store, name: str | None, listing: Listing[T]) -> Mapping[str, Entry]:
+    """Return the record of this name, or all; raises `RefusedError` for a name that does not exist."""
+    if name is None:
+        return await store.list(listing.prefix)
+    found = await store.get([listing.key(name)])
+    if not found:
+        others, _ = decoded_each(await store.list(listing.prefix), listing.decode)
+        kind = listing.kind.lower()
+        present = _names([listing.name(other) for other in others]) or f"no {kind}s"
+        raise RefusedError(f"{kind} {name} does not exist; there are: {present}")
+    return found
 
 
-def _node_row(node: Node) -> Sequence[object]:
-    return (node.name, node.as_number, node.ipv4 or "-", node.ipv6 or "-")
-
-
-def _node_document(node: Node) -> Mapping[str, object]:
-    spec = {
-        "asNumber": node.as_number,
-        "ipv4Address": str(node.ipv4) if node.ipv4 else None,
-        "ipv6Address": str(node.ipv6) if node.ipv6 else None,
-    }
-    return {"apiVersion": API_VERSION, "kind": "Node", "metadata": {"name": node.name}, "spec": spec}
-
-
-def _pool_row(pool: Pool) -> Sequence[object]:
-    return (
-        pool.name,
-        pool.cidr,
-        f"/{pool.block_prefix_length}",
-        pool.disabled,
-        pool.assignment.value,
-        pool.nat_outgoing,
-        pool.disable_bgp_export,
-        pool.node_selector,
-    )
-
-
-def _block_row(block: Block) -> Sequence[object]:
-    return (
-        block.cidr,
-        block.affinity or "-",
-        f"{block.in_use} of {block.size}",
-        _time(block.claimed_at),
-        block.sequence,
-        ", ".join(sorted(block.holding_nodes() - {block.affinity or ""})) or "-",
-    )
-
-
-def _block_document(block: Block) -> Mapping[str, object]:
-    assignments = [
-        {
-            "address": str(address),
-            "handle": holder.handle,
-            "node": holder.node,
-            "workload": holder.workload,
-            "namespace": holder.namespace,
-            "interface": holder.interface,
-            "createdAt": _time(holder.created_at),
-        }
-        for address, holder in block.assignments()
-    ]
-    spec = {
-        "cidr": str(block.cidr),
-        "affinity": block.affinity,
-        "claimedAt": _time(block.claimed_at),
-        "sequence": block.sequence,
-        "size": block.size,
-        "inUse": block.in_use,
-        "assignments": assignments,
-    }
-    return {"apiVersion": API_VERSION, "kind": "Block", "metadata": {"name": str(block.cidr)}, "spec": spec}
-
-
-_NODES = _Listing("Node", ("NAME", "AS", "IPV4", "IPV6"), 4, _node_row, _node_document)
-_POOLS = _Listing(
-    "Pool",
-    ("NAME", "CIDR", "BLOCK SIZE", "DISABLED", "ASSIGNMENT", "NAT", "NO BGP EXPORT", "NODE SELECTOR"),
-    4,
-    _pool_row,
-    pool_document,
-)
-_BLOCKS = _Listing(
-    "Block", ("CIDR", "AFFINITY", "IN USE", "CLAIMED", "SEQUENCE", "ALSO HELD BY"), 3, _block_row, _block_document
-)
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMES_LISTED} more" if len(names) > _NAMES_LISTED else ""
+    return ", ".join(names[:_NAMES_LISTED]) + more

@@ -1,101 +1,141 @@
-"""`tortiectl ipam`: how the addresses of the pools are used."""
+"""`tortiectl ipam`: how the addresses of the pools are used, and by which rules."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+import ipaddress
+import time
+from typing import TYPE_CHECKING
 
 import click
 
 from controller.cli.connection import Connection, pass_connection
 from controller.cli.examples import examples
-from controller.cli.get import read_blocks
+from controller.cli.ipam_address import print_address, read_address
+from controller.cli.ipam_borrowed import print_borrowed, read_borrowed
+from controller.cli.ipam_configure import change_lines, configure, setting_rows
+from controller.cli.ipam_usage import print_usage, read_usage
 from controller.cli.output import output_option, print_boxed, print_document
-from controller.cli.pools import read_pools
+from controller.cli.pool_split import split_pool
+from controller.cli.reading import end_with, read_configuration
+from controller.resources import resource_document
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable
 
-    from controller.ports import Store
-    from ipam.block import Block
-    from ipam.pool import Pool
-
-#: From here on a count is written in powers of ten, as calicoctl does it.
-_LARGEST_WRITTEN_OUT: Final = 1 << 32
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """How many addresses of a pool or block there are and how many are held."""
-
-    grouping: str
-    name: str
-    cidr: str
-    total: int
-    in_use: int
-
-    def row(self) -> tuple[str, ...]:
-        """Return the cells of the table."""
-        free = self.total - self.in_use
-        return self.grouping, self.cidr, _count(self.total), self._share(self.in_use), self._share(free)
-
-    def _share(self, part: int) -> str:
-        return f"{_count(part)} ({100 * part / self.total:.0f}%)"
+    from ipam.address import IPAddress, IPNetwork
 
 
 @click.group()
-@examples("tortiectl ipam show --show-blocks")
+@examples("tortiectl ipam show --show-blocks", "tortiectl ipam show --ip=10.244.7.65")
 def ipam() -> None:
-    """Show how addresses are used."""
+    """Show how addresses are used; set the rules of their assignment; split pools."""
+
+
+def _parsed(
+    parse: Callable[[str], IPAddress | IPNetwork],
+) -> Callable[[click.Context, click.Parameter, str | None], IPAddress | IPNetwork | None]:
+    """Return an option's callback that parses its value."""
+
+    def parsed(_context: click.Context, _option: click.Parameter, text: str | None) -> IPAddress | IPNetwork | None:
+        try:
+            return None if text is None else parse(text)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+
+    return parsed
 
 
 @ipam.command()
 @click.option("--show-blocks", is_flag=True, help="Also show each block.")
+@click.option("--show-borrowed", is_flag=True, help="Show the addresses whose node does not own their block instead.")
+@click.option("--show-configuration", is_flag=True, help="Show the rules of assignment and release instead.")
+@click.option("--ip", metavar="IP", callback=_parsed(ipaddress.ip_address), help="Show who holds this address instead.")
 @output_option("table", "json", "yaml")
 @pass_connection
-@examples("tortiectl ipam show --show-blocks")
-def show(connection: Connection, form: str, *, show_blocks: bool) -> None:
-    """Show how many addresses of each pool are in use."""
-    pools, blocks = connection.with_store(_read)
-    usages = list(usage_of(pools, blocks, with_blocks=show_blocks))
-    if form == "table":
-        headers = ("GROUPING", "CIDR", "IPS TOTAL", "IPS IN USE", "IPS FREE")
-        print_boxed(headers, [usage.row() for usage in usages], right=(2,))
+@examples(
+    "tortiectl ipam show --show-blocks",
+    "tortiectl ipam show --show-borrowed -o json",
+    "tortiectl ipam show --ip=10.244.7.65",
+)
+def show(
+    connection: Connection,
+    form: str,
+    ip: IPAddress | None,
+    *,
+    show_blocks: bool,
+    show_borrowed: bool,
+    show_configuration: bool,
+) -> None:
+    """Show how many addresses of each pool are in use.
+
+    IPS IN USE are held by workloads; all others count as free: also those that are reserved, and those that rest for a
+    while after their release ("resting" with -o json, at most). Blocks that lie in no pool come last.
+    """
+    if sum((show_blocks, show_borrowed, show_configuration, ip is not None)) > 1:
+        raise click.UsageError("--show-blocks, --show-borrowed, --show-configuration and --ip exclude each other")
+    if ip is not None:
+        state, malformed = connection.with_store(lambda store: read_address(store, ip, time.time()))
+        print_address(state, form)
+    elif show_borrowed:
+        borrowed, malformed = connection.with_store(read_borrowed)
+        print_borrowed(borrowed, form)
+    elif show_configuration:
+        _show_configuration(connection, form)
         return
-    items = [
-        {
-            "grouping": usage.grouping,
-            "name": usage.name,
-            "cidr": usage.cidr,
-            "total": usage.total,
-            "inUse": usage.in_use,
-            "free": usage.total - usage.in_use,
-        }
-        for usage in usages
-    ]
-    print_document(items, form)
+    else:
+        usages, malformed = connection.with_store(lambda store: read_usage(store, time.time(), with_blocks=show_blocks))
+        print_usage(usages, form)
+    end_with(malformed)
 
 
-def usage_of(pools: Collection[Pool], blocks: Collection[Block], *, with_blocks: bool) -> Iterator[Usage]:
-    """Yield each pool, followed by its blocks if asked for; last the blocks that lie in no pool, always."""
-    left = list(blocks)
-    for pool in pools:
-        inside = [block for block in left if pool.indexes_in(block.cidr)]
-        left = [block for block in left if not pool.indexes_in(block.cidr)]
-        in_use = sum(block.in_use for block in inside)
-        yield Usage("IP Pool", pool.name, str(pool.cidr), pool.cidr.num_addresses, in_use)
-        if with_blocks:
-            yield from map(_block_usage, inside)
-    yield from map(_block_usage, left)
+@ipam.command(name="configure")
+@click.option("--strict-affinity", type=bool, metavar="BOOL", help="Take addresses only from blocks the node owns.")
+@click.option("--auto-allocate-blocks", type=bool, metavar="BOOL", help="Let nodes claim blocks as they need them.")
+@click.option("--max-blocks-per-node", type=int, metavar="N", help="The most blocks of one IP version a node owns.")
+@click.option("--cooldown-seconds", type=int, metavar="N", help="How long a released address rests.")
+@click.option("--sticky-seconds", type=int, metavar="N", help="How long it is kept for a workload of the same name.")
+@click.option("--grace-seconds", type=int, metavar="N", help="How long what is unneeded or lost is left alone.")
+@click.option("--dry-run", is_flag=True, help="Write nothing; show what would change.")
+@pass_connection
+@examples("tortiectl ipam configure --strict-affinity=true", "tortiectl ipam configure --cooldown-seconds=30 --dry-run")
+def configure_command(connection: Connection, /, *, dry_run: bool, **options: bool | int | None) -> None:
+    """Change the rules of assignment and release for the whole cluster; what is not named stays as it is."""
+    changes = {name: value for name, value in options.items() if value is not None}
+    if not changes:
+        raise click.UsageError("no setting is named; name at least one")
+    before, after = connection.with_store(lambda store: configure(store, changes, dry_run=dry_run))
+    for line in change_lines(before, after):
+        click.echo(line)
+    if before == after:
+        click.echo("unchanged")
+    elif dry_run:
+        click.echo("nothing was written")
 
 
-def _block_usage(block: Block) -> Usage:
-    return Usage("Block", block.affinity or "", str(block.cidr), block.size, block.in_use)
+@ipam.command()
+@click.argument("number", type=int)
+@click.option("--name", metavar="POOL", help="The pool's name.")
+@click.option("--cidr", metavar="CIDR", callback=_parsed(ipaddress.ip_network), help="The pool's range, instead.")
+@pass_connection
+@examples("tortiectl ipam split 4 --name=default", "tortiectl ipam split 2 --cidr=10.244.0.0/16")
+def split(connection: Connection, number: int, name: str | None, cidr: IPNetwork | None) -> None:
+    """Split a pool into NUMBER (2, 4, 8, 16 or 32) equal pools, named split-POOL-0 and so on.
+
+    Blocks and addresses stay as they are, and so do the other fields. Who requests the old pool by its name is refused
+    from then on and must name the new ones.
+    """
+    which = name if cidr is None else cidr
+    if which is None or (name is not None and cidr is not None):
+        raise click.UsageError("say which pool: either --name or --cidr")
+    pool, parts = connection.with_store(lambda store: split_pool(store, number, which))
+    for part in parts:
+        click.echo(f"pool {part.name} created ({part.cidr})")
+    click.echo(f"pool {pool.name} deleted; requests that name it are refused: let them name the new pools")
 
 
-async def _read(store: Store) -> tuple[list[Pool], list[Block]]:
-    return list((await read_pools(store)).values()), await read_blocks(store)
-
-
-def _count(number: int) -> str:
-    return str(number) if number <= _LARGEST_WRITTEN_OUT else f"{number:.5g}"
+def _show_configuration(connection: Connection, form: str) -> None:
+    configuration = connection.with_store(read_configuration)
+    if form == "table":
+        print_boxed(("PROPERTY", "VALUE"), setting_rows(configuration))
+    else:
+        print_document(resource_document(configuration), form)

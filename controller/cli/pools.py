@@ -1,4 +1,4 @@
-"""Changes to pools: all of one command in one transaction, or none of it.
+"""Pools in the store: read, written, deleted.
 
 Every write of a pool also writes the pools' revision against the version it was read at, before the pools were read.
 Whoever loses that race reads again, and then sees the other's pool: two overlapping pools cannot both get in.
@@ -14,15 +14,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from controller.assignment.transaction import OPERATIONS_PER_BLOCK, block_operations
+from controller.cli.reading import decoded_each, way_out
 from controller.datamodel import keys
-from controller.datamodel.blocks import decode_block
+from controller.datamodel.blocks import decode_block, share_cidr
 from controller.datamodel.records import decode_pool, encode_pool
 from controller.errors import ConflictError, RefusedError, StoreUnavailable, TortieError
 from controller.ports import ABSENT, MAX_OPERATIONS, Check, Delete, Put
-from ipam.pool import check_overlaps
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping
 
     from controller.ports import Entry, Operation, Store, Version
     from ipam.pool import Pool
@@ -35,36 +35,25 @@ _BLOCKS_AT_ONCE: Final = (MAX_OPERATIONS - 1) // OPERATIONS_PER_BLOCK
 
 
 async def read_pools(store: Store) -> dict[str, Pool]:
-    """Return every pool by its name; raises `MalformedRecord`."""
-    pools = [decode_pool(key, entry.value) for key, entry in (await store.list(keys.POOLS)).items()]
+    """Return every pool by its name; raises `RefusedError`, with the way out, when one cannot be read."""
+    pools, malformed = decoded_each(await store.list(keys.POOLS), decode_pool)
+    if malformed:
+        raise RefusedError(way_out(malformed[0]))
     return {pool.name: pool for pool in sorted(pools, key=lambda pool: (pool.version, pool.cidr))}
 
 
-async def write_pools(store: Store, pools: Sequence[Pool], *, create_only: bool) -> dict[str, str]:
-    """Make the store hold these pools, all or none; return whether each was `created`, `configured` or `unchanged`.
+async def remove_malformed_pool(store: Store, name: str) -> bool:
+    """Remove a pool's record if it cannot be read, and return whether it was so; its blocks stay as they are."""
 
-    Raises `RefusedError` for a pool that exists when `create_only`, and for a changed CIDR or block size;
-    `PoolConflict` when two pools would overlap; `ConflictError` when others kept writing.
-    """
+    async def attempt() -> bool:
+        revision = await pools_revision(store)
+        entry = (await store.get([keys.pool(name)])).get(keys.pool(name))
+        if entry is None or not decoded_each({keys.pool(name): entry}, decode_pool)[1]:
+            return False
+        await store.commit([Delete(keys.pool(name), entry.version), next_revision(revision)])
+        return True
 
-    async def attempt() -> dict[str, str]:
-        revision = await _revision(store)
-        entries = await store.list(keys.POOLS)
-        outcome: dict[str, str] = {}
-        operations: list[Operation] = []
-        for pool in pools:
-            entry = entries.get(keys.pool(pool.name))
-            outcome[pool.name] = _outcome(pool, entry, create_only=create_only)
-            if outcome[pool.name] != "unchanged":
-                expected = ABSENT if entry is None else entry.version
-                operations.append(Put(keys.pool(pool.name), encode_pool(pool), expected))
-        present = {decode_pool(key, entry.value).name: decode_pool(key, entry.value) for key, entry in entries.items()}
-        check_overlaps({**present, **{pool.name: pool for pool in pools}}.values())
-        if operations:
-            await store.commit([*operations, _next_revision(revision)])
-        return outcome
-
-    return await _with_retries(attempt)
+    return await with_retries(attempt)
 
 
 async def delete_pool(store: Store, name: str) -> None:
@@ -90,16 +79,16 @@ async def delete_pool(store: Store, name: str) -> None:
             raise
 
     _refuse_if_used(name, await _blocks_of(store, await _existing(store, name)))
-    await _with_retries(attempt)
+    await with_retries(attempt)
 
 
 async def _delete_disabled(store: Store, pool: Pool, version: Version) -> None:
     """Remove the blocks, then the pool, while its record has this version."""
-    revision = await _revision(store)
+    revision = await pools_revision(store)
     blocks = await _blocks_of(store, pool)
     _refuse_if_used(pool.name, blocks)
     await _remove_blocks(store, blocks, version, pool.name)
-    await store.commit([Delete(keys.pool(pool.name), version), _next_revision(revision)])
+    await store.commit([Delete(keys.pool(pool.name), version), next_revision(revision)])
 
 
 async def _enable_again(store: Store, pool: Pool, version: Version) -> None:
@@ -118,26 +107,7 @@ async def _enable_again(store: Store, pool: Pool, version: Version) -> None:
 async def _replace(store: Store, pool: Pool, expected: Version) -> Version:
     """Write a pool over the version of its record that was read, and return the version it then has."""
     put = Put(keys.pool(pool.name), encode_pool(pool), expected)
-    return (await store.commit([put, _next_revision(await _revision(store))]))[put.key]
-
-
-def _outcome(pool: Pool, entry: Entry | None, *, create_only: bool) -> str:
-    if entry is None:
-        return "created"
-    if create_only:
-        raise RefusedError(f"pool {pool.name} exists; change it with `tortiectl apply`, or choose another name")
-    present = decode_pool(keys.pool(pool.name), entry.value)
-    if present.cidr != pool.cidr:
-        raise RefusedError(
-            f"pool {pool.name}: spec.cidr: {present.cidr} cannot be changed to {pool.cidr}; "
-            f"create a second pool, move the workloads, then delete the first"
-        )
-    if present.block_prefix_length != pool.block_prefix_length:
-        raise RefusedError(
-            f"pool {pool.name}: spec.blockSize: {present.block_prefix_length} cannot be changed to "
-            f"{pool.block_prefix_length}; create a second pool, move the workloads, then delete the first"
-        )
-    return "unchanged" if present == pool else "configured"
+    return (await store.commit([put, next_revision(await pools_revision(store))]))[put.key]
 
 
 async def _existing(store: Store, name: str) -> Pool:
@@ -148,12 +118,15 @@ async def _existing(store: Store, name: str) -> Pool:
 
 
 async def _blocks_of(store: Store, pool: Pool) -> dict[str, Entry]:
-    blocks = await store.list(keys.BLOCKS)
-    return {key: entry for key, entry in blocks.items() if pool.indexes_in(keys.cidr_of(key))}
+    """Return the records of the pool's blocks; a key that names no block is no pool's and is left alone."""
+    blocks = {key: (share_cidr(key), entry) for key, entry in (await store.list(keys.BLOCKS)).items()}
+    return {key: entry for key, (cidr, entry) in blocks.items() if cidr is not None and pool.indexes_in(cidr)}
 
 
 def _refuse_if_used(name: str, blocks: Mapping[str, Entry]) -> None:
-    decoded = [decode_block(key, entry.value) for key, entry in blocks.items()]
+    decoded, malformed = decoded_each(blocks, decode_block)
+    if malformed:
+        raise RefusedError(f"pool {name} has a block that may be in use: {way_out(malformed[0])}")
     in_use = [(address, holder) for block in decoded for address, holder in block.assignments()]
     if in_use:
         address, holder = in_use[0]
@@ -172,17 +145,19 @@ async def _remove_blocks(store: Store, blocks: Mapping[str, Entry], pool_version
         await store.commit(operations)
 
 
-async def _revision(store: Store) -> Version:
+async def pools_revision(store: Store) -> Version:
+    """Return the version of the pools' revision; read it before the pools."""
     entry = (await store.get([keys.POOLS_REVISION])).get(keys.POOLS_REVISION)
     return ABSENT if entry is None else entry.version
 
 
-def _next_revision(expected: Version) -> Put:
+def next_revision(expected: Version) -> Put:
     """Return the write of the pools' revision; Consul gives a value written twice no new version, so it is unique."""
     return Put(keys.POOLS_REVISION, json.dumps({"revision": uuid.uuid4().hex}).encode(), expected)
 
 
-async def _with_retries(attempt: Callable[[], Awaitable[T]]) -> T:
+async def with_retries(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Return what an attempt returns that meets no conflict; raises the last of several `ConflictError`."""
     for _ in range(_ATTEMPTS - 1):
         try:
             return await attempt()

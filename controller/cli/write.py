@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from controller.cli.connection import Connection, pass_connection
-from controller.cli.documents import pools_in
+from controller.cli.documents import resources_in
 from controller.cli.examples import examples
-from controller.cli.pools import write_pools
+from controller.cli.writing import write_resources
 
 _files_option = click.option(
     "-f", "--filename", "files", multiple=True, required=True, metavar="FILE", help="YAML or JSON; - is standard input."
@@ -41,7 +41,7 @@ def apply(connection: Connection, files: tuple[str, ...]) -> None:
 
 
 def _write(connection: Connection, files: tuple[str, ...], *, create_only: bool) -> None:
-    pools = pools_in(files)
-    outcome = connection.with_store(lambda store: write_pools(store, pools, create_only=create_only))
-    for name, what in outcome.items():
-        click.echo(f"pool {name} {what}")
+    resources = resources_in(files)
+    outcome = connection.with_store(lambda store: write_resources(store, resources, create_only=create_only))
+    for resource, what in outcome.items():
+        click.echo(f"{resource} {what}")

@@ -17,17 +17,25 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from controller.assignment.transaction import block_operations
 from controller.cli.main import run
 from controller.datamodel import keys
-from controller.datamodel.blocks import encode_block
-from controller.datamodel.records import Node, encode_node, encode_pool
+from controller.datamodel.records import (
+    Node,
+    encode_configuration,
+    encode_node,
+    encode_pool,
+    encode_reservation,
+)
 from controller.ports import ABSENT, Put
 from controller.store.opening import open_store
-from ipam.block import Block, Holder
+from ipam.block import Block, Holder, Rest
+from ipam.configuration import IpamConfiguration
 from ipam.pool import AssignmentMode, Pool
+from ipam.reservation import Reservation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 FILES = Path(__file__).parent / "cli"
 POOLS = (
@@ -35,9 +43,33 @@ POOLS = (
     Pool("reserve", ip_network("10.99.0.0/24"), 28, disabled=True, assignment=AssignmentMode.MANUAL),
     Pool("six", ip_network("fd00:65::/48"), 122, nat_outgoing=True, disable_bgp_export=True),
 )
+RESERVATION = Reservation("gateways", (ip_network("10.65.79.60/30"), ip_network("fd00:65::7c/126")))
 NODES = (
-    Node("h1", 64512, IPv4Address("192.0.2.1"), IPv6Address("2001:db8::1")),
+    Node("h1", 64512, IPv4Address("192.0.2.1"), IPv6Address("2001:db8::1"), {"zone": "a", "rack": "7"}),
     Node("h2", 64513, IPv4Address("192.0.2.2"), None),
+)
+
+
+def _block(cidr: str, owner: str | None, holding_nodes: Sequence[str]) -> Block:
+    """Return a block that a node owns; its first addresses are held by workloads of these nodes."""
+    block = Block.claimed(ip_network(cidr), node=owner, at=1_700_000_000.0)
+    for number, node in enumerate(holding_nodes):
+        block, _ = block.assign(
+            Holder(f"cni.tortie.{number}.eth0", node, f"web{number}", "shop", "tor0", 1_700_000_060.0)
+        )
+    return block
+
+
+#: In the first two h2 and h1 borrow from each other, and the last address rests until 2100; nobody owns the third.
+BLOCKS = (
+    _block("10.65.79.0/26", "h1", ("h1", "h1", "h2", "h1", "h1", "h1")).release((5,), {5: Rest(4_102_444_800.0)}),
+    _block("fd00:65::40/122", "h2", ("h2", "h1", "h2")).release((2,), {2: Rest(4_102_444_800.0, "shop/web2")}),
+    _block("10.65.80.0/26", None, ("h2",)),
+)
+#: Of each IP version: in use, borrowed, resting, reserved, not assigned, without a block, without a pool.
+ADDRESSES = (
+    *("10.65.79.1", "10.65.79.2", "10.65.79.5", "10.65.79.61", "10.65.79.9", "10.65.200.1", "10.1.1.1"),
+    *("fd00:65::40", "fd00:65::41", "fd00:65::42", "fd00:65::7d", "fd00:65::50", "fd00:65::200:1", "fd01::1"),
 )
 STATUS = {
     "node": "h1",
@@ -86,15 +118,16 @@ def filled_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def _fill(path: Path) -> None:
     store = open_store(f"sqlite:{path}")
-    full = Block.claimed(ip_network("10.65.79.0/26"), node="h1", at=1_700_000_000.0)
-    for number, node in enumerate(("h1", "h1", "h2", "h1", "h1")):
-        full, _ = full.assign(
-            Holder(f"cni.tortie.{number}.eth0", node, f"web{number}", "shop", "tor0", 1_700_000_060.0)
-        )
-    six = Block.claimed(ip_network("fd00:65::40/122"), node="h2", at=1_700_000_000.0)
     await store.commit([Put(keys.pool(pool.name), encode_pool(pool), ABSENT) for pool in POOLS])
     await store.commit([Put(keys.node(node.name), encode_node(node), ABSENT) for node in NODES])
-    await store.commit([Put(keys.block(block.cidr), encode_block(block), ABSENT) for block in (full, six)])
+    await store.commit(
+        [
+            Put(keys.reservation(RESERVATION.name), encode_reservation(RESERVATION), ABSENT),
+            Put(keys.IPAM_CONFIGURATION, encode_configuration(IpamConfiguration(cooldown_seconds=30)), ABSENT),
+        ]
+    )
+    for block in BLOCKS:
+        await store.commit(block_operations(None, block, version=ABSENT, writer=None))
     await store.close()
 
 
@@ -137,9 +170,21 @@ def agent_socket(tmp_path: Path) -> Iterator[str]:
         "get blocks",
         "get blocks -o wide",
         "get blocks 10.65.79.0/26 -o yaml",
+        "get nodes -o wide",
+        "get reservations",
+        "get reservations gateways -o yaml",
+        "get ipamconfiguration",
+        "get ipamconfiguration -o yaml",
         "ipam show",
         "ipam show --show-blocks",
         "ipam show -o json",
+        "ipam show --show-blocks -o yaml",
+        "ipam show --show-borrowed",
+        "ipam show --show-borrowed -o json",
+        "ipam show --show-configuration",
+        "ipam show --show-configuration -o json",
+        *(f"ipam show --ip={address}{form}" for address in ADDRESSES for form in ("", " -o json")),
+        "ipam show --help",
         "--help",
         "apply --help",
     ],
@@ -169,7 +214,7 @@ def test_version_names_both_ends(agent_socket: str, capsys: pytest.CaptureFixtur
 
 
 def _compare(command: str, printed: str) -> None:
-    path = FILES / (command.replace("--", "").replace("/", "_").replace(" ", "-") + ".txt")
+    path = FILES / (command.replace("--", "").replace("/", "_").replace(":", "_").replace(" ", "-") + ".txt")
     if os.environ.get("TORTIE_REWRITE_GOLDEN"):
         path.write_text(printed)
     assert printed == path.read_text()

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from controller.cli.main import run
-from controller.cli.pools import delete_pool, read_pools, write_pools
+from controller.cli.pools import delete_pool, read_pools
+from controller.cli.writing import write_resources
 from controller.datamodel import keys
 from controller.datamodel.blocks import encode_block, encode_share
 from controller.errors import ConflictError, RefusedError, StoreUnavailable
@@ -163,7 +164,7 @@ async def test_two_overlapping_pools_cannot_both_be_created_at_the_same_moment()
     pools = [Pool(f"p{number}", ip_network(f"10.{number}.0.0/16"), 26) for number in range(4)]
     everything = Pool("all", ip_network("10.0.0.0/8"), 26)
     results = await asyncio.gather(
-        *(write_pools(store, [pool], create_only=True) for pool in [*pools, everything, *pools[:1]]),
+        *(write_resources(store, [pool], create_only=True) for pool in [*pools, everything, *pools[:1]]),
         return_exceptions=True,
     )
     present = await read_pools(store)
@@ -175,18 +176,18 @@ async def test_two_overlapping_pools_cannot_both_be_created_at_the_same_moment()
 async def test_a_pool_created_between_reading_and_writing_is_seen() -> None:
     """The revision that every write of a pool carries turns the race into a second look."""
     rival = MemoryStore()
-    await write_pools(rival, [Pool("rival", ip_network("10.244.64.0/18"), 26)], create_only=True)
+    await write_resources(rival, [Pool("rival", ip_network("10.244.64.0/18"), 26)], create_only=True)
     entries = await rival.list(keys.ROOT)
     store = InterruptedStore([Put(key, entry.value, ABSENT) for key, entry in entries.items()])
     with pytest.raises(PoolConflict, match="rival"):
-        await write_pools(store, [DEFAULT], create_only=True)
+        await write_resources(store, [DEFAULT], create_only=True)
     assert list(await read_pools(store)) == ["rival"]
 
 
 async def test_a_pool_with_an_address_in_use_stays() -> None:
     """The refusal names an address and who holds it, and the pool is as enabled as it was."""
     store = MemoryStore()
-    await write_pools(store, [DEFAULT], create_only=True)
+    await write_resources(store, [DEFAULT], create_only=True)
     block, _ = Block.claimed(ip_network("10.244.0.0/26"), node="h1", at=0.0).assign(HOLDER)
     await store.commit([Put(keys.block(block.cidr), encode_block(block), ABSENT)])
     with pytest.raises(RefusedError, match=r"1 addresses in use \(10\.244\.0\.0 by web on h1"):
@@ -199,7 +200,7 @@ async def test_an_address_assigned_during_the_deletion_saves_the_pool() -> None:
     empty = Block.claimed(ip_network("10.244.0.0/26"), node="h1", at=0.0)
     used, _ = empty.assign(HOLDER)
     before = MemoryStore()
-    await write_pools(before, [DEFAULT], create_only=True)
+    await write_resources(before, [DEFAULT], create_only=True)
     store = InterruptedStore([Put(keys.block(used.cidr), encode_block(used), None)])
     store._entries = before._entries
     store._revision = before._revision
@@ -213,7 +214,7 @@ async def test_an_address_assigned_during_the_deletion_saves_the_pool() -> None:
 async def test_empty_blocks_go_with_their_pool() -> None:
     """Neither a block nor a node's claim to it outlives the pool; blocks of other pools stay."""
     store = MemoryStore()
-    await write_pools(store, [DEFAULT, Pool("other", ip_network("10.0.0.0/16"), 26)], create_only=True)
+    await write_resources(store, [DEFAULT, Pool("other", ip_network("10.0.0.0/16"), 26)], create_only=True)
     for number in range(40):
         block = Block.claimed(DEFAULT.block_at(number), node="h1", at=0.0)
         owned = Put(keys.owned("h1", block.cidr), encode_share(block), ABSENT)
@@ -245,7 +246,7 @@ async def test_a_block_claimed_during_the_deletion_is_not_left_behind() -> None:
             return await super().commit(operations)
 
     store = ClaimingStore()
-    await write_pools(store, [DEFAULT], create_only=True)
+    await write_resources(store, [DEFAULT], create_only=True)
     store.known = (await store.get([keys.pool("default")]))[keys.pool("default")].version
     await delete_pool(store, "default")
     assert store.refused
@@ -269,12 +270,12 @@ async def test_a_pool_enabled_again_during_its_deletion_leaves_no_block_behind()
             versions = await super().commit(operations)
             if not self.enabled and (await read_pools(self))["default"].disabled:
                 self.enabled = True
-                await write_pools(self, [DEFAULT], create_only=False)
+                await write_resources(self, [DEFAULT], create_only=False)
             return versions
 
     used, _ = Block.claimed(ip_network("10.244.0.0/26"), node="h1", at=0.0).assign(HOLDER)
     store = MeddlingStore()
-    await write_pools(store, [DEFAULT], create_only=True)
+    await write_resources(store, [DEFAULT], create_only=True)
     with pytest.raises(RefusedError, match="in use"):
         await delete_pool(store, "default")
     assert await read_pools(store) == {"default": DEFAULT}
@@ -292,7 +293,7 @@ async def test_a_deletion_that_breaks_off_says_that_the_pool_may_be_disabled() -
             return await super().commit(operations)
 
     store = LeavingStore()
-    await write_pools(store, [DEFAULT], create_only=True)
+    await write_resources(store, [DEFAULT], create_only=True)
     with pytest.raises(StoreUnavailable, match=r"pool default may be left disabled.*gone.*tortiectl apply"):
         await delete_pool(store, "default")
 
@@ -308,12 +309,12 @@ async def test_a_refused_deletion_keeps_what_somebody_else_changed_meanwhile() -
         async def commit(self, operations: Sequence[Operation]) -> dict[str, Version]:
             versions = await super().commit(operations)
             if (await read_pools(self))["default"] == replace(DEFAULT, disabled=True):
-                await write_pools(self, [changed], create_only=False)
+                await write_resources(self, [changed], create_only=False)
                 await super().commit([Put(keys.block(used.cidr), encode_block(used), None)])
             return versions
 
     store = ChangingStore()
-    await write_pools(store, [DEFAULT], create_only=True)
+    await write_resources(store, [DEFAULT], create_only=True)
     with pytest.raises(RefusedError, match="in use"):
         await delete_pool(store, "default")
     assert await read_pools(store) == {"default": changed}
@@ -327,7 +328,7 @@ async def test_endless_conflicts_are_reported() -> None:
             raise ConflictError([operations[-1].key])
 
     with pytest.raises(ConflictError, match="pools-revision"):
-        await write_pools(BusyStore(), [DEFAULT], create_only=True)
+        await write_resources(BusyStore(), [DEFAULT], create_only=True)
 
 
 async def _with_block(block: Block) -> MemoryStore:
