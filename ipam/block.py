@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from ipam.errors import InvalidBlock
-from ipam.pool import BLOCK_PREFIX_LENGTHS
+from ipam.holder_index import HolderIndex
+from ipam.pool import check_block_size
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from ipam.address import IPAddress, IPNetwork
 
+T = TypeVar("T")
 #: A block lends addresses for as long as its record and another one of this size go into one transaction of every store
 #: (512 KiB in base64): a workload of both IP versions writes two blocks at once.
 _MAX_RECORD_BYTES: Final = 190_000
@@ -78,22 +80,12 @@ class Block:
     sequence: int = 0
     ordinal_sequence: Mapping[int, int] = field(default_factory=dict)
     resting: Mapping[int, Rest] = field(default_factory=dict)
-    #: What `ordinals_of_handle` looks up; it follows from `holders`.
-    _ordinals_by_handle: Mapping[str, tuple[int, ...]] | None = field(default=None, repr=False, compare=False)
+    #: What follows from `holders`, once it was asked for.
+    _known_index: HolderIndex | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Check the block's size and index its holders."""
-        allowed = BLOCK_PREFIX_LENGTHS[self.cidr.version]
-        if self.cidr.prefixlen not in allowed:
-            raise InvalidBlock(
-                f"block {self.cidr}: its prefix length is outside /{allowed[0]} to /{allowed[-1]}; restore the record"
-            )
-        if self._ordinals_by_handle is None:
-            index: dict[str, tuple[int, ...]] = {}
-            for ordinal in sorted(self.holders):
-                handle = self.holders[ordinal].handle
-                index[handle] = (*index.get(handle, ()), ordinal)
-            object.__setattr__(self, "_ordinals_by_handle", index)
+        """Check the block's size."""
+        check_block_size(self.cidr)
 
     def check(self) -> None:
         """Raise `InvalidBlock` unless every ordinal is exactly once held, resting or free.
@@ -140,27 +132,29 @@ class Block:
         It is the head of the free list, then what has rested longest; ordinals in `reserved` are passed over. A block
         whose record has no room for another holder lends nothing.
         """
-        if self.size > _ALWAYS_FITS and self._record_bytes() >= _MAX_RECORD_BYTES:
+        if not self.has_room:
             return None
         for ordinal in self.free:
-            if not any(ordinal in ordinals for ordinals in reserved):
+            if not _is_in(ordinal, reserved):
                 return ordinal
         rested = ((rest.until, ordinal) for ordinal, rest in self.resting.items() if rest.until <= now)
-        allowed = (pair for pair in rested if not any(pair[1] in ordinals for ordinals in reserved))
+        allowed = (pair for pair in rested if not _is_in(pair[1], reserved))
         return min(allowed, default=(0.0, None))[1]
 
-    def kept_for(self, full_name: str) -> int | None:
-        """Return the ordinal that is remembered for a workload of this full name, if there is one."""
-        kept = (ordinal for ordinal, rest in self.resting.items() if rest.kept_for == full_name)
-        return min(kept, default=None)
+    @property
+    def has_room(self) -> bool:
+        """Whether the block's record has room for another holder: one of many addresses is full before they are."""
+        size = self.size
+        if size <= _ALWAYS_FITS:
+            return True
+        return self._index.text_size + size * _ORDINAL_BYTES + self.in_use * _HOLDER_BYTES < _MAX_RECORD_BYTES
 
-    def _record_bytes(self) -> int:
-        """Return about how large the block's record is."""
-        texts = sum(
-            len(holder.handle) + len(holder.node) + len(holder.workload) + len(holder.namespace) + len(holder.interface)
-            for holder in self.holders.values()
-        )
-        return texts + self.size * _ORDINAL_BYTES + self.in_use * _HOLDER_BYTES
+    def kept_for(self, full_name: str, reserved: Sequence[range] = ()) -> int | None:
+        """Return the ordinal that is remembered for a workload of this full name, if there is one to lend."""
+        if not self.has_room:
+            return None
+        kept = (ordinal for ordinal, rest in self.resting.items() if rest.kept_for == full_name)
+        return next((ordinal for ordinal in sorted(kept) if not _is_in(ordinal, reserved)), None)
 
     def address_at(self, ordinal: int) -> IPAddress:
         """Return the address with this ordinal."""
@@ -177,7 +171,7 @@ class Block:
 
     def ordinals_of_handle(self, handle: str) -> tuple[int, ...]:
         """Return the ordinals held under a handle, lowest first."""
-        return (self._ordinals_by_handle or {}).get(handle, ())
+        return self._index.ordinals_by_handle.get(handle, ())
 
     def ordinals_of_node(self, node: str) -> tuple[int, ...]:
         """Return the ordinals held by workloads of a node, lowest first."""
@@ -195,16 +189,16 @@ class Block:
         if ordinal is None:
             ordinal = self.free[0]
         sequence = self.sequence + 1
-        ordinals = tuple(sorted((*self.ordinals_of_handle(holder.handle), ordinal)))
+        rests = ordinal in self.resting
         block = replace(
             self,
             holders={**self.holders, ordinal: holder},
-            free=_without(self.free, ordinal),
-            resting={other: rest for other, rest in self.resting.items() if other != ordinal},
+            free=self.free if rests else _without(self.free, ordinal),
+            resting=_leaving(self.resting, (ordinal,)) if rests else self.resting,
             sequence=sequence,
             ordinal_sequence={**self.ordinal_sequence, ordinal: sequence},
-            _ordinals_by_handle={**(self._ordinals_by_handle or {}), holder.handle: ordinals},
         )
+        block._keep_index(self._index.with_holder(ordinal, holder))  # noqa: SLF001  another block, the same class
         return block, self.address_at(ordinal)
 
     def release(self, ordinals: Collection[int], rests: Mapping[int, Rest] | None = None) -> Block:
@@ -214,15 +208,17 @@ class Block:
         """
         rests = rests or {}
         sequence = self.sequence + 1
-        return replace(
+        block = replace(
             self,
-            holders={ordinal: holder for ordinal, holder in self.holders.items() if ordinal not in ordinals},
+            holders=_leaving(self.holders, ordinals),
             free=(*self.free, *(ordinal for ordinal in ordinals if ordinal not in rests)),
             resting={**self.resting, **{ordinal: rests[ordinal] for ordinal in ordinals if ordinal in rests}},
             sequence=sequence,
             ordinal_sequence={**self.ordinal_sequence, **dict.fromkeys(ordinals, sequence)},
-            _ordinals_by_handle=None,
         )
+        gone = {ordinal: self.holders[ordinal] for ordinal in ordinals}
+        block._keep_index(self._index.without(gone))  # noqa: SLF001  another block, the same class
+        return block
 
     def reclaimed(self, *, node: str, at: float) -> Block:
         """Return the block as this node's from now on; the order of its free list and its sequences go on."""
@@ -231,6 +227,27 @@ class Block:
     def disown(self) -> Block:
         """Return the block with no owner; who holds its addresses goes on holding them."""
         return replace(self, affinity=None, sequence=self.sequence + 1)
+
+    @property
+    def _index(self) -> HolderIndex:
+        return self._known_index or self._keep_index(HolderIndex.of(self.holders))
+
+    def _keep_index(self, index: HolderIndex) -> HolderIndex:
+        # Not a change of the value: what is kept follows from it.
+        object.__setattr__(self, "_known_index", index)
+        return index
+
+
+def _is_in(ordinal: int, ranges: Sequence[range]) -> bool:
+    return any(ordinal in each for each in ranges)
+
+
+def _leaving(mapping: Mapping[int, T], ordinals: Iterable[int]) -> dict[int, T]:
+    """Return the mapping without some of its ordinals."""
+    left = dict(mapping)
+    for ordinal in ordinals:
+        del left[ordinal]
+    return left
 
 
 def _without(free: tuple[int, ...], ordinal: int) -> tuple[int, ...]:

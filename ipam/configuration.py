@@ -17,8 +17,9 @@ class IpamConfiguration:
 
     `strict_affinity`: a node takes addresses only from blocks it owns. `auto_allocate_blocks`: a node claims blocks as
     it needs them. `max_blocks_per_node` counts per IP version. A released address rests `cooldown_seconds` before
-    anybody gets it, and `sticky_seconds` before anybody but a workload of the former one's name does. `grace_seconds`
-    is how long an assignment without a workload, or an unneeded empty block, is left alone.
+    anybody gets it. A sticky one rests `sticky_seconds` if that is longer, and a workload of the former one's name may
+    have it back at once. `grace_seconds` is how long an assignment without a workload, or an unneeded empty block, is
+    left alone.
     """
 
     strict_affinity: bool = False

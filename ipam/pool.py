@@ -10,7 +10,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from ipam.address import shared_offsets
-from ipam.errors import InvalidPool, InvalidSelector, PoolConflict
+from ipam.errors import InvalidBlock, InvalidPool, InvalidSelector, PoolConflict
 from ipam.selector import EVERY_NODE, check_selector
 
 if TYPE_CHECKING:
@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 BLOCK_PREFIX_LENGTHS = {4: range(20, 33), 6: range(116, 129)}
 DEFAULT_BLOCK_PREFIX_LENGTH = {4: 26, 6: 122}
 _LINK_LOCAL = (ipaddress.ip_network("169.254.0.0/16"), ipaddress.ip_network("fe80::/10"))
+
+
+def check_block_size(cidr: IPNetwork) -> None:
+    """Raise `InvalidBlock` for a network of a size that no block has."""
+    allowed = BLOCK_PREFIX_LENGTHS[cidr.version]
+    if cidr.prefixlen not in allowed:
+        raise InvalidBlock(
+            f"block {cidr}: its prefix length is outside /{allowed[0]} to /{allowed[-1]}; restore the record"
+        )
 
 
 class AssignmentMode(Enum):
@@ -107,6 +116,10 @@ class Pool:
         """Return the index at which this node begins to look for a block: a stable hash, so that nodes rarely meet."""
         digest = hashlib.blake2b(node.encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") % self.block_count
+
+    def distance(self, node: str, cidr: IPNetwork) -> int:
+        """Return how many blocks after the first one that this node tries a network of the pool begins."""
+        return (self.indexes_in(cidr).start - self.start_of(node)) % self.block_count
 
     def candidates(self, node: str, taken: Collection[int], barred: Sequence[range] = ()) -> Iterator[IPNetwork]:
         """Yield the blocks whose index is neither taken nor barred, in the order in which this node should try them.

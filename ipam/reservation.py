@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ipam.address import shared_offsets
 from ipam.errors import InvalidReservation
 
 if TYPE_CHECKING:
@@ -28,10 +29,8 @@ class Reservation:
 
 def reserved_in(cidr: IPNetwork, reservations: Iterable[Reservation]) -> tuple[range, ...]:
     """Return the reserved offsets from the start of a network, merged and in order."""
-    ranges = sorted(
-        (_part(cidr, reserved) for each in reservations for reserved in each.cidrs if _meet(cidr, reserved)),
-        key=lambda part: part.start,
-    )
+    parts = (shared_offsets(cidr, reserved) for each in reservations for reserved in each.cidrs)
+    ranges = sorted(filter(None, parts), key=lambda part: part.start)
     merged: list[range] = []
     for part in ranges:
         if merged and part.start <= merged[-1].stop:
@@ -39,14 +38,3 @@ def reserved_in(cidr: IPNetwork, reservations: Iterable[Reservation]) -> tuple[r
         else:
             merged.append(part)
     return tuple(merged)
-
-
-def _meet(cidr: IPNetwork, reserved: IPNetwork) -> bool:
-    return cidr.version == reserved.version and cidr.overlaps(reserved)
-
-
-def _part(cidr: IPNetwork, reserved: IPNetwork) -> range:
-    base = int(cidr.network_address)
-    first = max(int(reserved.network_address) - base, 0)
-    last = min(int(reserved.broadcast_address) - base, cidr.num_addresses - 1)
-    return range(first, last + 1)

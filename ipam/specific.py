@@ -21,6 +21,11 @@ def check_assignable(view: View, request: AssignRequest, block: Block, ordinal: 
             f"{address} is already assigned to {holder.full_name} on node {holder.node} (handle {holder.handle}); "
             f"request another address or remove that workload"
         )
+    if not block.has_room:
+        raise AddressUnavailable(
+            f"{address} lies in block {block.cidr}, whose record has no room for another workload beside "
+            f"{block.in_use}; request an address of another block"
+        )
     if view.configuration.strict_affinity and block.affinity not in (None, view.node):
         raise AddressUnavailable(
             f"{address} lies in block {block.cidr} of node {block.affinity}, and strict affinity lets only that node "

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ipam.pool import check_block_size
+
 if TYPE_CHECKING:
     from ipam.address import IPNetwork
     from ipam.block import Block
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class BlockSummary:
-    """A block's owner and its counts, as of its last write.
+    """A block's owner and its counts, as of its last write; raises `InvalidBlock` for a size that no block has.
 
     `in_use` addresses are held and `resting_count` rest after their release; the last of them has rested at
     `rested_at`, in epoch seconds, as is `claimed_at`.
@@ -24,6 +26,10 @@ class BlockSummary:
     in_use: int
     resting_count: int = 0
     rested_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the block's size: whatever stands in the store, no summary makes a whole pool taken."""
+        check_block_size(self.cidr)
 
     @classmethod
     def of(cls, block: Block) -> BlockSummary:

@@ -26,7 +26,8 @@ class View:
     those the node owns, those in which it holds addresses, and others that were read for a decision. `taken_by_pool`
     maps a pool's name to the indexes of blocks known to exist. A block in neither is presumed absent; committing a
     claim is the test of that. `summary_by_cidr` lists every block there is, or is None if nobody has looked;
-    `unreadable` are those whose record makes no sense.
+    `others_by_pool` has those in it that may lend something and are not the node's, by the pool they lie in, in the
+    order in which this node tries them. `unreadable` are blocks whose record makes no sense.
     """
 
     node: str
@@ -34,6 +35,7 @@ class View:
     block_by_cidr: Mapping[IPNetwork, Block] = field(default_factory=dict)
     taken_by_pool: Mapping[str, frozenset[int]] = field(default_factory=dict)
     summary_by_cidr: Mapping[IPNetwork, BlockSummary] | None = None
+    others_by_pool: Mapping[str, tuple[BlockSummary, ...]] = field(default_factory=dict)
     unreadable: frozenset[IPNetwork] = frozenset()
     labels: Mapping[str, str] = field(default_factory=dict)
     reservations: tuple[Reservation, ...] = ()
@@ -45,9 +47,13 @@ class View:
         return sorted(own, key=lambda block: (block.claimed_at, block.version, block.cidr.network_address))
 
     def holding(self, handle: str) -> Iterator[tuple[Block, tuple[int, ...]]]:
-        """Yield every known block in which a handle holds addresses, with their ordinals."""
+        """Yield every known block in which a handle holds addresses on this node, with their ordinals.
+
+        Another node may use the same handle: what is known of its blocks by chance is none of this node's business.
+        """
         for block in self.block_by_cidr.values():
-            if ordinals := block.ordinals_of_handle(handle):
+            held = block.ordinals_of_handle(handle)
+            if ordinals := tuple(ordinal for ordinal in held if block.holders[ordinal].node == self.node):
                 yield block, ordinals
 
     def concerns(self, block: Block) -> bool:
@@ -82,12 +88,12 @@ class View:
                 gone.add(cidr)
             else:
                 blocks[cidr] = block
-        view = replace(self, block_by_cidr=blocks)
+        unreadable = self.unreadable.difference(changes) if self.unreadable else self.unreadable
+        view = replace(self, block_by_cidr=blocks, unreadable=unreadable)
         if not gone or self.summary_by_cidr is None:
             return view
         # Of what else there may be at the place of a block that is gone, only the list of all knows.
-        left = {cidr: summary for cidr, summary in self.summary_by_cidr.items() if cidr not in gone}
-        return replace(view, summary_by_cidr=left, taken_by_pool={}).with_taken(left)
+        return _listing(view, {cidr: each for cidr, each in self.summary_by_cidr.items() if cidr not in gone})
 
     def with_unreadable(self, cidrs: Iterable[IPNetwork]) -> View:
         """Return the view in which these blocks are known to exist and to have a record that cannot be read."""
@@ -108,20 +114,20 @@ class View:
     def with_summaries(self, summaries: Iterable[BlockSummary]) -> View:
         """Return the view in which these are all the blocks there are, and no content is known but the node's own.
 
-        A block that concerns the node stays known by its content.
+        A block that concerns the node stays known by its content; one that could not be read and is not listed either
+        stays known to exist.
         """
         summary_by_cidr = {summary.cidr: summary for summary in summaries}
         concerning = {cidr: block for cidr, block in self.block_by_cidr.items() if self.concerns(block)}
-        bare = replace(self, block_by_cidr=concerning, taken_by_pool={}, summary_by_cidr=summary_by_cidr)
-        bare = replace(bare, unreadable=frozenset())
-        return bare.with_taken(summary_by_cidr)
+        unlisted = self.unreadable.difference(summary_by_cidr)
+        return _listing(replace(self, block_by_cidr=concerning, unreadable=unlisted), summary_by_cidr)
 
     def forgetful(self) -> View:
         """Return the view without what was read of other nodes' blocks; that they exist stays known."""
         concerning = {cidr: block for cidr, block in self.block_by_cidr.items() if self.concerns(block)}
         if len(concerning) == len(self.block_by_cidr) and self.summary_by_cidr is None:
             return self
-        view = replace(self, block_by_cidr=concerning, summary_by_cidr=None)
+        view = replace(self, block_by_cidr=concerning, summary_by_cidr=None, others_by_pool={})
         return view.with_taken(self.block_by_cidr.keys() - concerning.keys())
 
     def with_pools(self, pools: Iterable[Pool]) -> View:
@@ -129,8 +135,23 @@ class View:
         pool_by_name = {pool.name: pool for pool in pools}
         same = {name for name, pool in pool_by_name.items() if _cut(pool) == _cut(self.pool_by_name.get(name))}
         taken = {name: indexes for name, indexes in self.taken_by_pool.items() if name in same}
-        return replace(self, pool_by_name=pool_by_name, taken_by_pool=taken)
+        view = replace(self, pool_by_name=pool_by_name, taken_by_pool=taken)
+        if self.summary_by_cidr is None or len(same) == len(pool_by_name):
+            return view
+        return _listing(view, self.summary_by_cidr)
 
 
 def _cut(pool: Pool | None) -> tuple[IPNetwork, int] | None:
     return None if pool is None else (pool.cidr, pool.block_prefix_length)
+
+
+def _listing(view: View, summary_by_cidr: Mapping[IPNetwork, BlockSummary]) -> View:
+    """Return the view in which these are all the blocks there are, besides what is unreadable."""
+    others = {name: _others(view.node, pool, summary_by_cidr.values()) for name, pool in view.pool_by_name.items()}
+    listed = replace(view, summary_by_cidr=summary_by_cidr, others_by_pool=others, taken_by_pool={})
+    return listed.with_taken([*summary_by_cidr, *view.unreadable])
+
+
+def _others(node: str, pool: Pool, summaries: Iterable[BlockSummary]) -> tuple[BlockSummary, ...]:
+    others = [each for each in summaries if each.may_lend and each.affinity != node and pool.contains(each.cidr)]
+    return tuple(sorted(others, key=lambda each: pool.distance(node, each.cidr)))
