@@ -128,16 +128,17 @@ async def read_all(store: Store, knowledge: Knowledge) -> Knowledge:
 
 
 async def read_summaries(store: Store, knowledge: Knowledge) -> Knowledge:
-    """Return the knowledge with the list of every block there is now.
+    """Return the knowledge with the list of every block there is now; those that could not be read are read again.
 
-    A block whose summary cannot be read exists, and is left alone unless the node knows it by its content.
+    So is a block whose summary cannot be read: it exists, and its content tells what the summary does not.
     """
     found = {key: _summary(key, entry) for key, entry in (await store.list(keys.USAGE)).items()}
     summaries = [summary for summary in found.values() if summary is not None]
     cidrs = [share_cidr(key) for key, summary in found.items() if summary is None]
     known = knowledge.forgetful()
     view = known.view.with_summaries(summaries).with_unreadable(cidr for cidr in cidrs if cidr is not None)
-    return replace(known, view=view)
+    known = replace(known, view=view)
+    return await read_blocks(store, known, view.unreadable) if view.unreadable else known
 
 
 async def read_blocks(store: Store, knowledge: Knowledge, cidrs: Collection[IPNetwork]) -> Knowledge:
