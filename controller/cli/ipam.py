@@ -12,7 +12,9 @@ from controller.cli.connection import Connection, pass_connection
 from controller.cli.examples import examples
 from controller.cli.ipam_address import print_address, read_address
 from controller.cli.ipam_borrowed import print_borrowed, read_borrowed
+from controller.cli.ipam_check import check
 from controller.cli.ipam_configure import change_lines, configure, setting_rows
+from controller.cli.ipam_release import release
 from controller.cli.ipam_usage import print_usage, read_usage
 from controller.cli.output import output_option, print_boxed, print_document
 from controller.cli.pool_split import split_pool
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 @examples("tortiectl ipam show --show-blocks", "tortiectl ipam show --ip=10.244.7.65")
 def ipam() -> None:
     """Show how addresses are used; set the rules of their assignment; split pools."""
+
+
+ipam.add_command(check)
+ipam.add_command(release)
 
 
 def _parsed(
