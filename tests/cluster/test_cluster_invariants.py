@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,13 +22,15 @@ from controller.store.consul_access import ConsulAccess
 from ipam.configuration import IpamConfiguration
 from ipam.pool import Pool
 from tests.cluster.audit import audit, held_in
-from tests.cluster.checker import check
-from tests.cluster.history import CommitOutcome, History, Outcome, read_history
+from tests.cluster.checker import Fault, check
+from tests.cluster.history import CommitOutcome, History, Kind, Outcome, read_history
 from tests.cluster.servers import ADDRESSES, Cluster
 from tests.cluster.worker import Orders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from ipam.address import IPAddress
 
 LOAD_SECONDS: Final = 60.0
 WORKER_COUNT: Final = 4
@@ -41,6 +44,12 @@ POOLS: Final = (
 )
 CONFIGURATION: Final = IpamConfiguration(max_blocks_per_node=3, cooldown_seconds=5)
 _DEADLINE_SECONDS: Final = 60.0
+#: What the load must have met to have shown anything; the counts of operations, and of what transactions did.
+_MUST_HAPPEN: Final = (
+    *("assign done", "assign refused", "assign unknown", "release done", "release unknown", "return done"),
+    *("both versions", "specific", "commit done", "commit conflict", "commit unknown"),
+    *("claims", "reclaims", "borrows", "returns"),
+)
 
 
 def _orders(directory: Path, worker: int, seed: int, started: float) -> Orders:
@@ -120,7 +129,9 @@ def _logs(directory: Path) -> str:
 def _counts(history: History) -> Counter[str]:
     """Return how often each kind of operation had each outcome, and each kind of transaction."""
     counts = Counter(f"{operation.kind.value} {operation.outcome.value}" for operation in history.operations)
-    counts["specific"] = sum(bool(each.asked) and each.outcome is Outcome.DONE for each in history.operations)
+    answered = [operation for operation in history.operations if operation.outcome is Outcome.DONE]
+    counts["specific"] = sum(bool(operation.asked) for operation in answered)
+    counts["both versions"] = sum(len(operation.versions) > 1 for operation in answered)
     for commit in history.commits:
         counts[f"commit {commit.outcome.value}"] += 1
         if commit.outcome is CommitOutcome.DONE:
@@ -153,6 +164,26 @@ def test_no_address_is_held_twice_lost_or_left_over(cluster: Cluster, tmp_path: 
     records = [asyncio.run(_records(Cluster.url(address))) for address in ADDRESSES]
     assert records[0] == records[1] == records[2]
     held = held_in(records[0])
-    print(_counts(history))  # noqa: T201  what a failure is about
-    assert [*check(history, held), *audit(records[0])] == []
+    assert [*check(history, held), *audit(records[0])] == [], _logs(tmp_path)
     assert all(before != after for before, after in leaders)
+    counts = _counts(history)
+    assert [what for what in _MUST_HAPPEN if not counts[what]] == [], counts
+    _find_what_is_planted(history, held)
+
+
+def _find_what_is_planted(history: History, held: dict[IPAddress, str]) -> None:
+    """Change what was seen, once for each promise, and see the checker tell."""
+    assigned = [each for each in history.operations if each.kind is Kind.ASSIGN and each.addresses]
+    last = max(assigned, key=lambda each: each.invoked)
+    again = replace(last, handle="planted", invoked=last.completed, completed=last.completed)
+    twice = replace(history, operations=(*history.operations, again))
+    assert {finding.fault for finding in check(twice, held)} >= {Fault.DUPLICATE, Fault.LOST}
+
+    address, handle = next(iter(held.items()))
+    left = {other: whose for other, whose in held.items() if other != address}
+    assert [finding.fault for finding in check(history, left)] == [Fault.LOST], handle
+
+    free = next(address for pool in POOLS for address in pool.cidr if address not in held)
+    released = next(each.handle for each in history.operations if each.kind is Kind.RELEASE)
+    for holder in ("nobody", released, handle):
+        assert Fault.LEAK in {finding.fault for finding in check(history, {**held, free: holder})}, holder
