@@ -10,7 +10,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, NewType, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Collection, Container, Iterable, Mapping, Sequence
 
     from bgp.events import SpeakerEvent
     from bgp.peer import Peer
@@ -168,18 +168,56 @@ class RouteFailure:
     reason: str
 
 
-class Fib(Protocol):
-    """The kernel's forwarding table, as far as it is ours: every method sees and touches ROUTE_PROTOCOL routes only."""
+@dataclass(frozen=True, slots=True)
+class ForeignRoute:
+    """A route that somebody else put on a workload's link; `protocol` says who (RTPROT_* in linux/rtnetlink.h)."""
 
-    def dump(self) -> dict[IPNetwork, KernelRoute]:
-        """Return every route of ours, both families, by prefix."""
+    prefix: IPNetwork
+    link_index: int
+    protocol: int
+
+
+class Fib(Protocol):
+    """The kernel's forwarding table, as far as it is ours: nothing else in it is ever changed.
+
+    `dump` and `foreign` may run in one thread while `apply` runs in another.
+    """
+
+    def expect(self, routes: Iterable[KernelRoute]) -> None:
+        """Take note of what the next dump will probably show: what it does show of that costs next to nothing."""
         ...
 
-    def apply(self, upserts: Iterable[KernelRoute], removals: Iterable[KernelRoute]) -> list[RouteFailure]:
+    def dump(self) -> dict[IPNetwork, KernelRoute]:
+        """Return every route of ours, both families, by prefix; one that did not change is the same object as before.
+
+        What is written meanwhile may be in it or not.
+        """
+        ...
+
+    def foreign(self, link_indexes: Collection[int]) -> list[ForeignRoute]:
+        """Return the routes on these links that people and network managers made, both families."""
+        ...
+
+    def apply(
+        self,
+        upserts: Iterable[KernelRoute],
+        removals: Iterable[KernelRoute],
+        *,
+        replaceable: Container[IPNetwork] = (),
+    ) -> list[RouteFailure]:
         """Add or replace the first, then remove the second; return what failed. Removing what is gone is success.
 
-        A prefix of which a route of somebody else stands in the way fails with EEXIST and is left as it is.
+        Only a prefix in `replaceable`, whose route is known to be ours, is replaced. Any other one that has a route of
+        our metric already, whoever made it, fails with EEXIST and is left as it is.
         """
+        ...
+
+
+class Connections(Protocol):
+    """The kernel's table of the connections that pass this host."""
+
+    def flush(self, addresses: Collection[IPAddress]) -> int:
+        """Forget every connection from or to one of these addresses, and return how many there were."""
         ...
 
 

@@ -1,5 +1,9 @@
 """Changes in the kernel as hints: something may have changed, look for yourself.
 
+A route of ours that somebody else changed is told as it is now, as long as there are few of them: what happened to one
+route can be repaired without reading all. What the kernel does without an event of the route's own (a link that goes
+down, or loses its address, takes its IPv4 routes along silently) is a hint that any route may be concerned.
+
 The kernel drops what concerns nobody before it reaches us: a filter on the socket lets through only those route events
 that were caused by somebody else and concern a route of ours, so that neither our own ten thousand writes nor another
 routing daemon's wake anybody.
@@ -27,18 +31,25 @@ from controller.kernel.link_messages import (
 )
 from controller.kernel.link_names import HOST_LINK_PREFIX
 from controller.kernel.netlink import DATAGRAM_BYTES, NLM_F_REPLACE, SO_RCVBUFFORCE, messages
-from controller.kernel.route_messages import RT_SCOPE_UNIVERSE, RT_TABLE_MAIN, RTM_DELROUTE, RTM_NEWROUTE
+from controller.kernel.route_messages import RT_SCOPE_UNIVERSE, RT_TABLE_MAIN, RTM_DELROUTE, RTM_NEWROUTE, heard
 from controller.ports import ROUTE_PROTOCOL
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
+
+    from controller.ports import KernelRoute
+    from ipam.address import IPNetwork
 
 #: RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE.
 _GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 _RECEIVE_BUFFER_BYTES: Final = 8 * 1024 * 1024
 #: How much is read before the loop gets its turn again.
 _DATAGRAMS_AT_ONCE: Final = 1000
+#: Of more routes than this at once nothing is told but that a dump is due, which costs less.
+_ROUTES_AT_ONCE: Final = 500
+#: In place of the type of events that were lost.
+_LOST: Final = 0
 _SO_ATTACH_FILTER: Final = 26
 #: What a link event says has changed when the link is new.
 _EVERYTHING_CHANGED: Final = 0xFFFFFFFF
@@ -56,9 +67,9 @@ _RETURN: Final = 0x06
 class KernelChange(Enum):
     """What may have changed."""
 
-    #: A route of ours, by somebody else's hand or along with an address.
+    #: Routes of ours, many at once or along with an address.
     ROUTES = "routes"
-    #: A link other than a new one went up or down, or one that is no workload's is gone.
+    #: A link other than a new one went up, or one that is no workload's went down or is gone.
     LINKS = "links"
     #: A global address came or went.
     ADDRESSES = "addresses"
@@ -69,11 +80,19 @@ class KernelChange(Enum):
 class KernelMonitor:
     """Watches the namespace it was opened in, and calls `on_change` from the event loop, once for each kind of change.
 
-    `own_port_id` is the port of the socket whose route changes are our own (`KernelFib.port_id`).
+    `own_port_id` is the port of the socket whose route changes are our own (`KernelFib.port_id`). `on_routes` is told
+    what somebody else made of single routes of ours, by prefix, None where ours is gone; without it that is a change of
+    `ROUTES`.
     """
 
-    def __init__(self, own_port_id: int, on_change: Callable[[KernelChange], None]) -> None:
+    def __init__(
+        self,
+        own_port_id: int,
+        on_change: Callable[[KernelChange], None],
+        on_routes: Callable[[Mapping[IPNetwork, KernelRoute | None]], None] | None = None,
+    ) -> None:
         self._on_change = on_change
+        self._on_routes = on_routes
         self._socket = _opened(_route_filter(own_port_id))
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -89,10 +108,24 @@ class KernelMonitor:
         self._socket.close()
 
     def _read(self) -> None:
-        for change in dict.fromkeys(self._changes()):
+        changes: dict[KernelChange, None] = {}
+        told: dict[IPNetwork, KernelRoute | None] = {}
+        for kind, body in self._events():
+            if kind not in {RTM_NEWROUTE, RTM_DELROUTE}:
+                changes |= dict.fromkeys(changes_of(kind, body))
+            elif self._on_routes is None or len(told) >= _ROUTES_AT_ONCE:
+                changes[KernelChange.ROUTES] = None
+            else:
+                prefix, route = heard(body)
+                if prefix is not None:
+                    told[prefix] = route if kind == RTM_NEWROUTE else None
+        if told and self._on_routes is not None:
+            self._on_routes(told)
+        for change in changes:
             self._on_change(change)
 
-    def _changes(self) -> Iterator[KernelChange]:
+    def _events(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the type and body of what happened, the type 0 for events that were lost."""
         for _ in range(_DATAGRAMS_AT_ONCE):
             try:
                 datagram = self._socket.recv(DATAGRAM_BYTES)
@@ -102,31 +135,36 @@ class KernelMonitor:
                 if error.errno != errno.ENOBUFS:
                     raise
                 # The kernel had events for us and no room. It says so once, and goes on with what comes after.
-                yield KernelChange.EVERYTHING
+                yield _LOST, b""
                 continue
             try:
                 for kind, _, _, body in messages(datagram):
-                    yield from changes_of(kind, body)
+                    yield kind, body
             except KernelUnavailable:
-                yield KernelChange.EVERYTHING
+                yield _LOST, b""
 
 
 def changes_of(kind: int, body: bytes) -> Iterator[KernelChange]:
-    """Yield what one event hints at, if anything; pure."""
-    if kind in {RTM_NEWROUTE, RTM_DELROUTE}:
-        yield KernelChange.ROUTES
+    """Yield what an event other than a route's hints at, if anything; pure."""
+    if kind == _LOST:
+        yield KernelChange.EVERYTHING
     elif kind in {RTM_NEWADDR, RTM_DELADDR}:
         if IFADDRMSG.unpack_from(body)[3] == RT_SCOPE_UNIVERSE:
             yield KernelChange.ADDRESSES
             # A link's last address takes the link's routes along without an event of theirs; its return allows them.
             yield KernelChange.ROUTES
     elif kind == RTM_NEWLINK:
-        # A link that goes down takes its routes along without an event of theirs. A new link has no routes yet.
-        changed = IFINFOMSG.unpack_from(body)[4]
-        if changed & IFF_UP and changed != _EVERYTHING_CHANGED:
+        # A link that goes down takes its routes along without an event of theirs. A new link has no routes yet, and a
+        # workload's goes down when it is taken away; if it comes up again its routes are missing.
+        _, _, _, flags, changed = IFINFOMSG.unpack_from(body)
+        if changed & IFF_UP and changed != _EVERYTHING_CHANGED and (flags & IFF_UP or not _is_workloads(body)):
             yield KernelChange.LINKS
-    elif kind == RTM_DELLINK and not link_facts(body).name.startswith(HOST_LINK_PREFIX):
+    elif kind == RTM_DELLINK and not _is_workloads(body):
         yield KernelChange.LINKS
+
+
+def _is_workloads(body: bytes) -> bool:
+    return link_facts(body).name.startswith(HOST_LINK_PREFIX)
 
 
 def _opened(packed_filter: bytes) -> socket.socket:

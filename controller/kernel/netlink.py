@@ -1,4 +1,4 @@
-"""Packed rtnetlink messages, and the one exchange with the kernel that carries them.
+"""Packed netlink messages, and the one exchange with the kernel that carries them.
 
 A batch of requests goes to the kernel in one datagram, and only its last request asks for an acknowledgement: the
 kernel reports every request it refuses anyway, so nothing is lost and 500 requests cost two system calls
@@ -12,12 +12,14 @@ import errno
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from controller.errors import KernelRefused, KernelUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+_T = TypeVar("_T")
 
 # include/uapi/linux/netlink.h
 NLMSG_ERROR: Final = 2
@@ -102,14 +104,15 @@ def messages(datagram: bytes) -> Iterator[tuple[int, int, int, bytes]]:
 
 
 class NetlinkSocket:
-    """An rtnetlink socket of the network namespace it was opened in. One thread at a time may use it.
+    """A netlink socket of the network namespace it was opened in. One thread at a time may use it.
 
     After `KernelUnavailable` the socket is a new one (late answers to the old one can no longer be taken for answers
     to something else) with the same port number, by which events of our own making are told from others'.
     """
 
-    def __init__(self, *, timeout_seconds: float = 5.0) -> None:
+    def __init__(self, *, timeout_seconds: float = 5.0, protocol: int = socket.NETLINK_ROUTE) -> None:
         self._timeout_seconds = timeout_seconds
+        self._protocol = protocol
         self._sequence = 0
         self._socket = self._opened(0)
         #: The kernel puts this number into every event that a request of ours causes.
@@ -147,9 +150,20 @@ class NetlinkSocket:
 
         A dump during which the table changed is repeated. Raises `KernelRefused` if the kernel refuses the request.
         """
+        return self.dump_as(kind, body, list)
+
+    def dump_as(self, kind: int, body: bytes, convert: Callable[[list[bytes]], Iterable[_T]]) -> list[_T]:
+        """Return what `convert` makes of the bodies, which it is given some hundred at a time; otherwise as `dump`.
+
+        It is called between two reads, so other threads have their turn while the kernel fills the next datagram.
+        """
         for _ in range(_DUMP_ATTEMPTS):
-            found = self._dump_once(kind, body)
-            if found is not None:
+            found: list[_T] = []
+            for bodies in self._dumped(kind, body):
+                if bodies is None:
+                    break
+                found += convert(bodies)
+            else:
                 return found
         raise KernelUnavailable(f"a dump was interrupted by changes {_DUMP_ATTEMPTS} times in a row; try again later")
 
@@ -202,25 +216,28 @@ class NetlinkSocket:
                 if sequence == last_sequence:
                     return
 
-    def _dump_once(self, kind: int, body: bytes) -> list[bytes] | None:
+    def _dumped(self, kind: int, body: bytes) -> Iterator[list[bytes] | None]:
+        """Yield what each datagram holds; at last None if the table changed meanwhile, so that some may be missing."""
         self._sequence += 1
         self._send(HEADER.pack(16 + len(body), kind, NLM_F_REQUEST | NLM_F_DUMP, self._sequence, 0) + body)
-        found: list[bytes] = []
         interrupted = False
         while True:
+            bodies: list[bytes] = []
             for answered, flags, sequence, payload in messages(self._received()):
                 if sequence != self._sequence:
                     continue
                 interrupted = interrupted or bool(flags & NLM_F_DUMP_INTR)
                 if answered not in {NLMSG_ERROR, NLMSG_DONE}:
-                    found.append(payload)
+                    bodies.append(payload)
                     continue
                 number = -_ERROR_NUMBER.unpack_from(payload)[0]
-                if interrupted or number == errno.EINTR:
-                    return None
-                if number > 0:
+                if number > 0 and number != errno.EINTR:
                     raise KernelRefused(f"dump of type {kind}", number, os.strerror(number))
-                return found
+                yield bodies
+                if interrupted or number:
+                    yield None
+                return
+            yield bodies
 
     def _send(self, datagram: bytes | bytearray) -> None:
         try:
@@ -246,7 +263,7 @@ class NetlinkSocket:
         self._socket = self._opened(self.port_id)
 
     def _opened(self, port_id: int) -> socket.socket:
-        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, self._protocol)
         try:
             opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
             opened.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)

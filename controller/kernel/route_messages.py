@@ -34,7 +34,12 @@ RTA_GATEWAY: Final = 5
 RTA_PRIORITY: Final = 6
 RTA_MULTIPATH: Final = 9
 RTA_TABLE: Final = 15
+RTA_CACHEINFO: Final = 12
 RTA_VIA: Final = 18
+RTA_PREF: Final = 20
+# Attributes that no route of ours has: a preferred source, and metrics such as an MTU.
+RTA_PREFSRC: Final = 7
+RTA_METRICS: Final = 8
 #: rtmsg: family, prefix length, source prefix length, TOS, table, protocol, scope, type, flags.
 RTMSG: Final = struct.Struct("=BBBBBBBBI")
 _NEXT_HOP: Final = struct.Struct("=HBBi")
@@ -46,19 +51,20 @@ _LINK: Final = struct.Struct("=HHI")
 _HEAD: Final = struct.Struct("=BBBBBBBBI HHI HH")
 _METRIC_ATTRIBUTE: Final = attribute(RTA_PRIORITY, _INDEX.pack(ROUTE_METRIC))
 
+#: How every IPv6 route ends in a dump: nothing is cached, medium preference (net/ipv6/route.c, rt6_fill_node).
+_IPV6_TAIL: Final = attribute(RTA_CACHEINFO, bytes(32)) + attribute(RTA_PREF, bytes(1))
+_LOOPBACK: Final = _LINK.pack(8, RTA_OIF, 1)
+
 _FAMILY_BY_VERSION: Final = {4: int(socket.AF_INET), 6: int(socket.AF_INET6)}
 
 
-def dump_request(version: int) -> bytes:
-    """Return the body that asks for our routes of the main table; with strict checking the kernel filters them."""
-    return RTMSG.pack(_FAMILY_BY_VERSION[version], 0, 0, 0, RT_TABLE_MAIN, ROUTE_PROTOCOL, 0, 0, 0)
+def dump_request(version: int, protocol: int = ROUTE_PROTOCOL) -> bytes:
+    """Return the body that asks for the main table's routes of a protocol; strict checking lets the kernel filter."""
+    return RTMSG.pack(_FAMILY_BY_VERSION[version], 0, 0, 0, RT_TABLE_MAIN, protocol, 0, 0, 0)
 
 
 def addition(route: KernelRoute) -> bytes:
-    """Return the body of RTM_NEWROUTE for this route; for most IPv4 routes it is, byte for byte, what a dump shows.
-
-    The attributes stand in the kernel's own order (net/ipv4/fib_semantics.c, fib_dump_info).
-    """
+    """Return the body of RTM_NEWROUTE for this route, with its attributes in the order in which a dump shows them."""
     prefix = route.prefix
     version = prefix.version
     hops = route.next_hops
@@ -68,10 +74,10 @@ def addition(route: KernelRoute) -> bytes:
     elif len(hops) == 1:
         gateway, link_index = hops[0].gateway, hops[0].link_index
         how = _LINK.pack(8, RTA_OIF, link_index)
-        if gateway is None:
-            scope = RT_SCOPE_LINK
-        else:
+        if gateway is not None:
             how = _gateway(version, gateway) + how
+        elif version == 4:  # noqa: PLR2004  IPv6 routes have no scope
+            scope = RT_SCOPE_LINK
     else:
         how = attribute(RTA_MULTIPATH, b"".join(_path(version, hop) for hop in hops))
     packed = prefix.network_address.packed
@@ -87,6 +93,17 @@ def addition(route: KernelRoute) -> bytes:
     )  # fmt: skip
 
 
+def likely_dump(route: KernelRoute, added: bytes) -> bytes:
+    """Return the body by which a dump most likely shows this route, of which `added` is the addition.
+
+    A kernel that shows another body is understood as well, only more slowly (net/ipv4/fib_semantics.c, fib_dump_info;
+    net/ipv6/route.c, rt6_fill_node).
+    """
+    if route.prefix.version == 4:  # noqa: PLR2004  the version of IP
+        return added
+    return added + (_LOOPBACK if route.kind is RouteKind.BLACKHOLE else b"") + _IPV6_TAIL
+
+
 def removal(prefix: IPNetwork) -> bytes:
     """Return the body of RTM_DELROUTE for our route of this prefix, whatever its kind and next hops."""
     family = _FAMILY_BY_VERSION[prefix.version]
@@ -97,24 +114,43 @@ def removal(prefix: IPNetwork) -> bytes:
 def parsed(body: bytes) -> KernelRoute | None:
     """Return the route a dumped body describes, or None if it is not one of ours.
 
-    A route with our mark of a kind we never make (somebody changed it) has no next hops, and so equals none we want.
+    A route with our mark of a form we never make (somebody changed it) has no next hops, and so equals none we want.
+    """
+    return heard(body)[1]
+
+
+def heard(body: bytes) -> tuple[IPNetwork | None, KernelRoute | None]:
+    """Return the prefix whose place in our routes a body describes, and the route if it is one of ours.
+
+    Without a prefix the body is about something that is no concern of ours: another table or metric.
     """
     family, length, _, tos, table, protocol, _, kind, _ = RTMSG.unpack_from(body)
     found = dict(attributes(body, RTMSG.size))
     metric = _INDEX.unpack(found.get(RTA_PRIORITY, bytes(4)))[0]
-    if (protocol, table, metric, tos) != (ROUTE_PROTOCOL, RT_TABLE_MAIN, ROUTE_METRIC, 0):
-        return None
-    prefix: IPNetwork
-    if family == socket.AF_INET:
-        prefix = ipaddress.IPv4Network((found.get(RTA_DST, bytes(4)), length))
-    else:
-        prefix = ipaddress.IPv6Network((found.get(RTA_DST, bytes(16)), length))
+    if (table, metric, tos) != (RT_TABLE_MAIN, ROUTE_METRIC, 0):
+        return None, None
+    prefix = _prefix(family, length, found)
+    if protocol != ROUTE_PROTOCOL:
+        return prefix, None
     if kind == RTN_BLACKHOLE:  # IPv6 shows blackholes on `lo`
-        return KernelRoute(prefix, RouteKind.BLACKHOLE)
-    if kind != RTN_UNICAST:
-        return KernelRoute(prefix, RouteKind.UNICAST)
+        return prefix, KernelRoute(prefix, RouteKind.BLACKHOLE)
+    if kind != RTN_UNICAST or RTA_PREFSRC in found or RTA_METRICS in found:
+        return prefix, KernelRoute(prefix, RouteKind.UNICAST)
     hops = _paths(found[RTA_MULTIPATH]) if RTA_MULTIPATH in found else [_next_hop(found, _index(found))]
-    return KernelRoute(prefix, RouteKind.UNICAST, tuple(sorted(hops, key=_order)))
+    return prefix, KernelRoute(prefix, RouteKind.UNICAST, tuple(sorted(hops, key=_order)))
+
+
+def links_of(body: bytes) -> tuple[IPNetwork, frozenset[int]]:
+    """Return the prefix of any route of the main table, and the links it leads out of."""
+    found = dict(attributes(body, RTMSG.size))
+    hops = _paths(found[RTA_MULTIPATH]) if RTA_MULTIPATH in found else [_next_hop(found, _index(found))]
+    return _prefix(body[0], body[1], found), frozenset(hop.link_index for hop in hops)
+
+
+def _prefix(family: int, length: int, found: dict[int, bytes]) -> IPNetwork:
+    if family == socket.AF_INET:
+        return ipaddress.IPv4Network((found.get(RTA_DST, bytes(4)), length))
+    return ipaddress.IPv6Network((found.get(RTA_DST, bytes(16)), length))
 
 
 def _gateway(version: int, gateway: IPAddress) -> bytes:
@@ -132,7 +168,9 @@ def _paths(data: bytes) -> list[NextHop]:
     hops = []
     offset = 0
     while offset + _NEXT_HOP.size <= len(data):
-        length, _, _, link_index = _NEXT_HOP.unpack_from(data, offset)
+        length, _, weight, link_index = _NEXT_HOP.unpack_from(data, offset)
+        if weight:  # none of ours has one
+            return []
         hops.append(_next_hop(dict(attributes(data[offset : offset + length], _NEXT_HOP.size)), link_index))
         offset += max((length + 3) & ~3, _NEXT_HOP.size)
     return hops

@@ -1,10 +1,16 @@
-"""Our routes in the kernel's main table."""
+"""Our routes in the kernel's main table.
+
+Two sockets: one that writes, and one that dumps, so that a write of one route never waits until a hundred thousand have
+been read. A dump is taken as bytes: a body that was seen or written before, or that was announced by `expect`, stands
+for the route object it was then, and only what is left is read.
+"""
 
 from __future__ import annotations
 
 import errno
+import itertools
 from threading import Lock
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from controller.errors import KernelRefused
 from controller.kernel.netlink import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NetlinkSocket, Request
@@ -14,118 +20,160 @@ from controller.kernel.route_messages import (
     RTM_NEWROUTE,
     addition,
     dump_request,
+    likely_dump,
+    links_of,
     parsed,
     removal,
 )
-from controller.ports import ROUTE_METRIC, KernelRoute, RouteFailure
+from controller.ports import ROUTE_METRIC, ForeignRoute, KernelRoute, RouteFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Collection, Container, Iterable, Iterator
 
     from ipam.address import IPNetwork
 
+_T = TypeVar("_T")
+
 _CREATE_ONLY: Final = NLM_F_CREATE | NLM_F_EXCL
 _CREATE_OR_REPLACE: Final = NLM_F_CREATE | NLM_F_REPLACE
+#: How many routes are packed, written and noted before the next are: what lives shortly is cheap.
+_ROUTES_AT_ONCE: Final = 500
+#: RTPROT_BOOT and RTPROT_STATIC: what `ip route add` and network managers write. The kernel's own routes are expected
+#: on every link, and a routing daemon's table may be of any size.
+_HAND_MADE: Final = (3, 4)
 
 
 class KernelFib:
-    """The port `Fib` over one socket of the namespace it was opened in; calls from several threads take turns.
-
-    Replacing takes any route of the same prefix and metric, whoever made it. So a prefix is replaced only if the last
-    dump or an own write says that the route there is ours; any other is created exclusively, and where that fails with
-    EEXIST a fresh dump decides. A foreign route that takes the place of ours is noticed by the next dump, not before.
-    """
+    """The port `Fib` in the namespace it was opened in; calls of one kind from several threads take turns."""
 
     def __init__(self, *, timeout_seconds: float = 5.0) -> None:
-        self._socket = NetlinkSocket(timeout_seconds=timeout_seconds)
-        self._lock = Lock()
-        self._ours: set[IPNetwork] = set()
-        # What a body was read as, so that a route that did not change costs one look-up and no new objects.
-        self._route_by_body: dict[bytes, KernelRoute | None] = {}
+        self._writer = NetlinkSocket(timeout_seconds=timeout_seconds)
+        self._reader = NetlinkSocket(timeout_seconds=timeout_seconds)
+        self._writing = Lock()
+        self._reading = Lock()
+        #: What a body means; single look-ups and insertions of several threads do each other no harm.
+        self._route_by_body: dict[bytes, KernelRoute] = {}
 
     @property
     def port_id(self) -> int:
         """The number that marks the events which our own writes cause."""
-        return self._socket.port_id
+        return self._writer.port_id
 
     def close(self) -> None:
-        """Close the socket; the routes stay."""
-        with self._lock:
-            self._socket.close()
+        """Close the sockets; the routes stay."""
+        with self._writing, self._reading:
+            self._writer.close()
+            self._reader.close()
+
+    def expect(self, routes: Iterable[KernelRoute]) -> None:
+        """Take note of what the next dump will probably show: what it does show of that costs next to nothing."""
+        self._route_by_body.update((likely_dump(route, addition(route)), route) for route in routes)
 
     def dump(self) -> dict[IPNetwork, KernelRoute]:
-        """Return every route of ours, both families, by prefix; a route that did not change is the same object."""
-        with self._lock:
-            return self._dump()
+        """Return every route of ours, both families, by prefix; one that did not change is the same object as before.
 
-    def apply(self, upserts: Iterable[KernelRoute], removals: Iterable[KernelRoute]) -> list[RouteFailure]:
-        """Add or replace the first, then remove the second; return what failed. Removing what is gone is success."""
-        with self._lock:
-            return self._upsert(upserts) + self._remove([route.prefix for route in removals])
+        What is written meanwhile may be in it or not.
+        """
+        with self._reading:
+            known = self._route_by_body
+            # What is written from here on is noted in the new mapping, beside what the dump shows.
+            self._route_by_body = {}
+            try:
+                routes = [route for version in (4, 6) for route in self._dumped(version, known)]
+            except BaseException:
+                self._route_by_body = {**known, **self._route_by_body}
+                raise
+        return {route.prefix: route for route in routes}
 
-    def _dump(self) -> dict[IPNetwork, KernelRoute]:
-        known = self._route_by_body
-        seen: dict[bytes, KernelRoute | None] = {}
-        for version in (4, 6):
-            for body in self._bodies(version):
-                seen[body] = known[body] if body in known else parsed(body)
-        self._route_by_body = seen
-        routes = {route.prefix: route for route in seen.values() if route is not None}
-        self._ours = set(routes)
-        return routes
+    def foreign(self, link_indexes: Collection[int]) -> list[ForeignRoute]:
+        """Return the routes on these links that people and network managers made, both families."""
+        found = []
+        with self._reading:
+            for version, protocol in itertools.product((4, 6), _HAND_MADE):
+                for body in self._read(dump_request(version, protocol), list):
+                    prefix, links = links_of(body)
+                    found += [ForeignRoute(prefix, link, protocol) for link in links.intersection(link_indexes)]
+        return found
 
-    def _bodies(self, version: int) -> list[bytes]:
+    def apply(
+        self,
+        upserts: Iterable[KernelRoute],
+        removals: Iterable[KernelRoute],
+        *,
+        replaceable: Container[IPNetwork] = (),
+    ) -> list[RouteFailure]:
+        """Add or replace the first, then remove the second; return what failed. Removing what is gone is success.
+
+        Only a prefix in `replaceable`, whose route is known to be ours, is replaced: the kernel's own replacing would
+        take any route of the same prefix and metric, whoever made it. Any other prefix that has such a route fails with
+        EEXIST and is left as it is.
+        """
+        failures: list[RouteFailure] = []
+        with self._writing:
+            for routes in _portions(upserts):
+                failures += self._write(routes, replaceable)
+            for routes in _portions(removals):
+                failures += self._remove(routes)
+        return failures
+
+    def _dumped(self, version: int, known: dict[bytes, KernelRoute]) -> list[KernelRoute]:
+        seen = self._route_by_body
+
+        def routes_of(bodies: list[bytes]) -> list[KernelRoute]:
+            found = list(map(known.get, bodies))
+            if None in found:
+                found = [
+                    route if route is not None else seen.get(body) or parsed(body)
+                    for route, body in zip(found, bodies, strict=True)
+                ]
+            routes = []
+            for body, route in zip(bodies, found, strict=True):
+                if route is not None:
+                    seen[body] = route
+                    routes.append(route)
+            return routes
+
+        return self._read(dump_request(version), routes_of)
+
+    def _read(self, request: bytes, convert: Callable[[list[bytes]], list[_T]]) -> list[_T]:
         try:
-            return self._socket.dump(RTM_GETROUTE, dump_request(version))
+            return self._reader.dump_as(RTM_GETROUTE, request, convert)
         except KernelRefused as error:
             if error.error_number == errno.ENOENT:  # the main table is made with its first route
                 return []
             raise
 
-    def _upsert(self, routes: Iterable[KernelRoute]) -> list[RouteFailure]:
-        ours: list[KernelRoute] = []
-        others: list[KernelRoute] = []
-        for route in routes:
-            (ours if route.prefix in self._ours else others).append(route)
-        failures = self._write(ours, _CREATE_OR_REPLACE)
-        taken: list[RouteFailure] = []
-        for failure in self._write(others, _CREATE_ONLY):
-            (taken if failure.error_number == errno.EEXIST else failures).append(failure)
-        if taken:
-            self._dump()
-            route_by_prefix = {route.prefix: route for route in others}
-            back = [route_by_prefix[failure.prefix] for failure in taken if failure.prefix in self._ours]
-            failures += self._write(back, _CREATE_OR_REPLACE)
-            failures += [_in_the_way(failure.prefix) for failure in taken if failure.prefix not in self._ours]
-        return failures
+    def _write(self, routes: tuple[KernelRoute, ...], replaceable: Container[IPNetwork]) -> list[RouteFailure]:
+        bodies = [addition(route) for route in routes]
+        refusals = self._writer.exchange(
+            [
+                Request(RTM_NEWROUTE, _CREATE_OR_REPLACE if route.prefix in replaceable else _CREATE_ONLY, body)
+                for route, body in zip(routes, bodies, strict=True)
+            ]
+        )
+        # Where a dump shows just these bytes, it gives back the caller's own object.
+        self._route_by_body.update(zip(map(likely_dump, routes, bodies), routes, strict=True))
+        return [_failure(routes[position].prefix, number, text) for position, number, text in refusals]
 
-    def _write(self, routes: Sequence[KernelRoute], flags: int) -> list[RouteFailure]:
-        requests = [Request(RTM_NEWROUTE, flags, addition(route)) for route in routes]
-        refusals = self._socket.exchange(requests)
-        failures = [
-            RouteFailure(routes[refusal.position].prefix, refusal.error_number, refusal.text) for refusal in refusals
+    def _remove(self, routes: tuple[KernelRoute, ...]) -> list[RouteFailure]:
+        refusals = self._writer.exchange([Request(RTM_DELROUTE, 0, removal(route.prefix)) for route in routes])
+        return [
+            _failure(routes[position].prefix, number, text)
+            for position, number, text in refusals
+            if number != errno.ESRCH
         ]
-        # Where a dump shows just these bytes, it need not be read, and gives back the caller's own object.
-        self._route_by_body.update(zip((request.body for request in requests), routes, strict=True))
-        self._ours.update(route.prefix for route in routes)
-        self._ours.difference_update(failure.prefix for failure in failures)
-        return failures
-
-    def _remove(self, prefixes: Sequence[IPNetwork]) -> list[RouteFailure]:
-        refusals = self._socket.exchange([Request(RTM_DELROUTE, 0, removal(prefix)) for prefix in prefixes])
-        failures = [
-            RouteFailure(prefixes[refusal.position], refusal.error_number, refusal.text)
-            for refusal in refusals
-            if refusal.error_number != errno.ESRCH
-        ]
-        self._ours.difference_update(prefixes)
-        return failures
 
 
-def _in_the_way(prefix: IPNetwork) -> RouteFailure:
-    return RouteFailure(
-        prefix,
-        errno.EEXIST,
-        f"a route of somebody else to {prefix} with metric {ROUTE_METRIC} is in the way; "
-        f"remove it or give it another metric",
-    )
+def _portions(routes: Iterable[KernelRoute]) -> Iterator[tuple[KernelRoute, ...]]:
+    rest = iter(routes)
+    while portion := tuple(itertools.islice(rest, _ROUTES_AT_ONCE)):
+        yield portion
+
+
+def _failure(prefix: IPNetwork, number: int, text: str) -> RouteFailure:
+    if number == errno.EEXIST:
+        text = (
+            f"a route of somebody else to {prefix} with metric {ROUTE_METRIC} is in the way; "
+            f"remove it or give it another metric"
+        )
+    return RouteFailure(prefix, number, text)

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Container, Iterable, Mapping
 
     from controller.ports import KernelRoute
     from ipam.address import IPNetwork
@@ -33,36 +33,23 @@ class DesiredRoutes:
     sweep: Sweep
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """What turns the actual routes into the desired ones."""
-
-    upserts: tuple[KernelRoute, ...]
-    removals: tuple[KernelRoute, ...]
+def to_write(desired: Iterable[KernelRoute], actual: Mapping[IPNetwork, KernelRoute]) -> list[KernelRoute]:
+    """Return those desired routes that are not there, or not as they should be."""
+    return [route for route in desired if not is_same(route, actual.get(route.prefix))]
 
 
-def difference(
-    desired: DesiredRoutes, actual: Mapping[IPNetwork, KernelRoute], dropped: Collection[IPNetwork] = ()
-) -> Difference:
-    """Return the routes to add or replace, and those to remove: the dropped ones, others as far as the sweep allows.
+def to_remove(
+    actual: Iterable[KernelRoute], desired: DesiredRoutes, dropped: Container[IPNetwork] = ()
+) -> list[KernelRoute]:
+    """Return those actual routes that are to go: the dropped ones, others as far as the sweep allows.
 
-    `dropped` are prefixes that were desired before; that they are not desired any more is a decision, not ignorance.
+    `dropped` has the prefixes that were desired before; that one is not desired any more is a decision, not ignorance.
     """
-    upserts = []
-    present_count = 0
-    for prefix, route in desired.routes.items():
-        present = actual.get(prefix)
-        present_count += present is not None
-        if not is_same(route, present):
-            upserts.append(route)
-    removals: tuple[KernelRoute, ...] = ()
-    if present_count < len(actual):  # else everything actual is desired, and there is no need to look again
-        removals = tuple(
-            route
-            for prefix, route in actual.items()
-            if prefix not in desired.routes and (prefix in dropped or _may_go(route, desired.sweep))
-        )
-    return Difference(tuple(upserts), removals)
+    return [
+        route
+        for route in actual
+        if route.prefix not in desired.routes and (route.prefix in dropped or _may_go(route, desired.sweep))
+    ]
 
 
 def is_same(desired: KernelRoute, actual: KernelRoute | None) -> bool:

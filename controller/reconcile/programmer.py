@@ -1,11 +1,14 @@
 """The one owner of the kernel's routes: what is desired is programmed, and stays so.
 
     set(), program() ──► desired ─┐
-    kernel_changed() ──► resync ──┼─► run() ──► one thread: dump if need be, difference, apply ──► failures, counters
+    routes_changed() ──► told ────┼─► run() ──► one thread: dump if need be, difference, apply ──► failures, counters
+    kernel_changed() ──► resync ──┤
     every 90 s, retries ──────────┘
+    program() ──────────────────────► another thread: these routes only, and the answer
 
 Events only wake the loop, and applying twice changes nothing the second time. What the kernel has is remembered from
-its last dump and our own writes since, so an ordinary change costs no dump.
+its last dump, our own writes and what events told since, so an ordinary change and an ordinary repair cost no dump. How
+the two threads share that memory is told in `route_table`.
 """
 
 from __future__ import annotations
@@ -23,9 +26,9 @@ from controller.reconcile.difference import DesiredRoutes, Sweep
 from controller.reconcile.route_table import RouteTable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
-    from controller.ports import Fib, KernelRoute, RouteFailure
+    from controller.ports import Connections, Fib, ForeignRoute, KernelRoute, RouteFailure
     from ipam.address import IPNetwork
 
 __all__ = ["DesiredRoutes", "RouteProgrammer", "Sweep"]
@@ -41,16 +44,26 @@ _LONGEST_REST_SECONDS: Final = 2.0
 
 
 class RouteProgrammer:
-    """Keeps the kernel's routes as desired. All methods are for the event loop; netlink has a thread of its own."""
+    """Keeps the kernel's routes as desired. All methods are for the event loop; netlink has threads of its own.
 
-    def __init__(self, fib: Fib, *, resync_seconds: float = _RESYNC_SECONDS) -> None:
+    With `connections` those of an address are flushed when its route is led elsewhere or taken away.
+    """
+
+    def __init__(
+        self, fib: Fib, *, connections: Connections | None = None, resync_seconds: float = _RESYNC_SECONDS
+    ) -> None:
         #: What the kernel is known to have; its attributes are the counters. Its methods are for this class alone.
         self.table: Final = RouteTable(fib)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fib")
+        self._connections = connections
+        self._passing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fib-pass")
+        self._adding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fib-add")
+        self._flushing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="flush")
         self._resync_seconds = resync_seconds
         self._desired: DesiredRoutes | None = None
         self._programmed: dict[IPNetwork, KernelRoute] = {}
         self._wake = asyncio.Event()
+        self._told: dict[IPNetwork, KernelRoute | None] = {}
+        self._changed = True
         self._resync = True
         self._retries = 0
         self._resync_at = 0.0
@@ -64,6 +77,11 @@ class RouteProgrammer:
         """The routes that the kernel did not take or give up when last tried."""
         return self.table.failure_by_prefix
 
+    @property
+    def foreign(self) -> tuple[ForeignRoute, ...]:
+        """The routes that somebody else had on a workload's link at the last resync; they are left alone."""
+        return self.table.foreign
+
     def set(self, desired: DesiredRoutes) -> None:
         """Make these the whole desired state, to be programmed soon; the mapping must not be changed afterwards.
 
@@ -71,12 +89,19 @@ class RouteProgrammer:
         """
         self._desired = desired
         self._programmed = {}
+        self._changed = True
         self.in_sync.clear()
         self._wake.set()
 
     def kernel_changed(self) -> None:
         """Take note that the kernel's routes may not be what they were: they are read again soon."""
         self._resync = True
+        self.in_sync.clear()
+        self._wake.set()
+
+    def routes_changed(self, told: Mapping[IPNetwork, KernelRoute | None]) -> None:
+        """Take note of what somebody else made of routes of ours, None for one that is gone: it is repaired soon."""
+        self._told.update(told)
         self.in_sync.clear()
         self._wake.set()
 
@@ -88,13 +113,16 @@ class RouteProgrammer:
         self._programmed.update({route.prefix: route for route in routes})
         work = functools.partial(self.table.add, tuple(routes))
         try:
-            failures = await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            failures = await asyncio.get_running_loop().run_in_executor(self._adding, work)
         except TortieError:
-            self.kernel_changed()  # what was written is not known
+            self._resync = True  # what was written is not known
+            self._look_again()
             raise
+        self._flush_moved()
+        if failures or any(self._programmed.get(route.prefix) is not route for route in routes):
+            # Refused, or overtaken by a `set` that may want another route there, or none.
+            self._look_again()
         for failure in failures:
-            self.in_sync.clear()
-            self._wake.set()
             raise KernelRefused(f"route to {failure.prefix}", failure.error_number, failure.reason)
 
     async def run(self) -> None:
@@ -111,24 +139,63 @@ class RouteProgrammer:
         self._wake.clear()
         if self._desired is None:
             return
-        resync, self._resync = self._resync, False
-        if time.monotonic() >= self._resync_at:
-            resync = True
-        if resync:
-            self._resync_at = time.monotonic() + self._resync_seconds * random.uniform(0.9, 1.1)  # noqa: S311  jitter
-        work = functools.partial(self.table.reconcile, self._desired, dict(self._programmed), resync=resync)
+        work = self._next_pass(self._desired)
         try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            await asyncio.get_running_loop().run_in_executor(self._passing, work)
         except BaseException:
-            self._resync = True  # what was written is not known
+            self._changed = self._resync = True  # what was written is not known
             raise
+        self._flush_moved()
         self._plan_retry(failed=bool(self.failures))
         if not self._wake.is_set():
             self.in_sync.set()
 
+    def _next_pass(self, desired: DesiredRoutes) -> Callable[[], None]:
+        """Return the least work that makes the kernel right again; what was told is no news to a dump."""
+        now = time.monotonic()
+        told, self._told = self._told, {}
+        resync = self._resync or now >= self._resync_at
+        changed = self._changed or (self._retry_at is not None and now >= self._retry_at)
+        self._resync = self._changed = False
+        self.table.begin_pass()
+        programmed = dict(self._programmed)
+        if resync:
+            self._resync_at = now + self._resync_seconds * random.uniform(0.9, 1.1)  # noqa: S311  jitter
+            told = {}
+
+        def work() -> None:
+            if told:
+                self.table.repair(desired, programmed, told)
+            if changed or resync:
+                self.table.reconcile(desired, programmed, changed=changed, resync=resync)
+
+        return work
+
     def close(self) -> None:
-        """End the thread once what it does is done; the routes stay."""
-        self._thread.shutdown()
+        """End the threads once what they do is done; the routes stay."""
+        for executor in (self._passing, self._adding, self._flushing):
+            executor.shutdown()
+
+    def _look_again(self) -> None:
+        self._changed = True
+        self.in_sync.clear()
+        self._wake.set()
+
+    def _flush_moved(self) -> None:
+        """Have the connections of addresses that moved flushed; the routes are right already, so nothing waits."""
+        if self._connections is not None:
+            self._flushing.submit(self._flush, self._connections)
+
+    def _flush(self, connections: Connections) -> None:
+        moved = self.table.take_moved()
+        if not moved:
+            return
+        try:
+            count = connections.flush(moved)
+        except TortieError as error:
+            log.warning("connections could not be flushed", extra={"addresses": len(moved), "reason": str(error)})
+            return
+        log.debug("connections flushed", extra={"addresses": len(moved), "connections": count})
 
     async def _until_due(self) -> None:
         if self._desired is None:

@@ -1,24 +1,47 @@
-"""What the kernel is known to have of our routes, and one pass that makes it what is desired."""
+"""What the kernel is known to have of our routes, and the passes that make it what is desired.
+
+Two threads work here. One makes the passes over all routes, which take their time; the other adds single routes, for
+which a container waits. They share the map of actual routes under these rules, so that no change is lost:
+
+* A lock is held while routes are written *and* noted, never longer than one portion takes. What the map says of a
+  prefix is therefore what was written last.
+* A dump is taken without the lock. What is written meanwhile is noted twice, for the dump may show it or not: of those
+  prefixes the map is right and the dump is not.
+* A pass leaves alone what was added since it was told what is desired: it cannot know whether that is wanted.
+* Between two portions a pass sleeps for a moment. Without that the interpreter changes threads every 5 ms only, and
+  adding a route needs it four times.
+"""
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
-from typing import TYPE_CHECKING
+from itertools import islice
+from threading import Lock
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from controller.reconcile.difference import DesiredRoutes, difference, is_same
+from controller.ports import KernelRoute, RouteKind
+from controller.reconcile.difference import DesiredRoutes, is_same, to_remove, to_write
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
-    from controller.ports import Fib, KernelRoute, RouteFailure
-    from ipam.address import IPNetwork
+    from controller.ports import Fib, ForeignRoute, RouteFailure
+    from ipam.address import IPAddress, IPNetwork
 
 log = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
+
+#: About 0.2 ms of work each.
+_READ_AT_ONCE: Final = 512
+_WRITTEN_AT_ONCE: Final = 64
+_PAUSE_SECONDS: Final = 0.00005
+
 
 class RouteTable:
-    """The actual routes and their counters. One thread at a time calls it; others may read the attributes.
+    """The actual routes and their counters; others may read the attributes at any time.
 
     `programmed_count` and `removed_count` count routes written, `repaired_count` those of them that somebody had
     changed behind our back, `resync_count` the dumps, and `resync_seconds` is how long the last one took.
@@ -26,9 +49,15 @@ class RouteTable:
 
     def __init__(self, fib: Fib) -> None:
         self._fib = fib
+        self._lock = Lock()
         self._actual: dict[IPNetwork, KernelRoute] | None = None
         self._wanted: set[IPNetwork] = set()
+        # Prefixes written since the current dump began, and added since the current pass was told what is desired.
+        self._written: set[IPNetwork] = set()
+        self._added: set[IPNetwork] = set()
+        self._moved: set[IPAddress] = set()
         self.failure_by_prefix: Mapping[IPNetwork, RouteFailure] = {}
+        self.foreign: tuple[ForeignRoute, ...] = ()
         self.programmed_count = 0
         self.removed_count = 0
         self.repaired_count = 0
@@ -40,66 +69,225 @@ class RouteTable:
         """How many routes of ours the kernel has, as far as is known."""
         return len(self._actual or ())
 
+    def take_moved(self) -> set[IPAddress]:
+        """Return the addresses whose own routes were led elsewhere or taken away since this was last asked."""
+        with self._lock:
+            moved, self._moved = self._moved, set()
+        return moved
+
     def add(self, routes: Collection[KernelRoute]) -> list[RouteFailure]:
         """Write these routes now, without looking at anything else, and return what failed."""
-        failures = self._fib.apply(routes, ())
-        self._wanted.update(route.prefix for route in routes)
-        self._record(routes, (), failures)
-        refused = {failure.prefix: failure for failure in failures}
-        settled = {route.prefix for route in routes}
-        others = {prefix: failure for prefix, failure in self.failure_by_prefix.items() if prefix not in settled}
-        self._report({**others, **refused})
+        prefixes = {route.prefix for route in routes}
+        with self._lock:
+            self._added |= prefixes
+            self._wanted |= prefixes
+            failures = self._write(routes, self._actual)
+            self._report(prefixes, failures)
         return failures
 
-    def reconcile(self, desired: DesiredRoutes, programmed: Mapping[IPNetwork, KernelRoute], *, resync: bool) -> None:
-        """Make the kernel's routes those of `desired` with those of `programmed` on top; dump first on a resync."""
+    def begin_pass(self) -> None:
+        """Take note that what is desired is now put together for the next pass.
+
+        What is added from here on may be missing there. No lock: an addition that still notes itself in the set of the
+        pass before was asked for earlier, and is among what is desired.
+        """
+        self._added = set()
+
+    def reconcile(
+        self,
+        desired: DesiredRoutes,
+        programmed: Mapping[IPNetwork, KernelRoute],
+        *,
+        changed: bool = True,
+        resync: bool = False,
+    ) -> None:
+        """Make the kernel's routes those of `desired` with those of `programmed` on top; dump first on a resync.
+
+        Without `changed` nothing but the kernel can differ from what it was after the last pass.
+        """
         if programmed:
             desired = DesiredRoutes({**desired.routes, **programmed}, desired.sweep)
         before = self._actual
-        actual = self._dumped() if resync or before is None else before
-        wanted = set(desired.routes)
-        found = difference(desired, actual, self._wanted - wanted)
-        failures: list[RouteFailure] = []
-        if found.upserts or found.removals:
-            # Added before removed: a more specific route may stand in for one that goes.
-            failures = self._fib.apply(found.upserts, found.removals)
-        self._wanted = wanted  # not before: what could not be removed for want of an answer stays dropped
-        self._record(found.upserts, found.removals, failures)
-        if before is not None and actual is not before:
-            refused = {failure.prefix for failure in failures}
-            self.repaired_count += sum(
-                route.prefix not in refused and is_same(route, before.get(route.prefix)) for route in found.upserts
-            )
-        self._report({failure.prefix: failure for failure in failures})
+        if before is None:
+            for portion in _portions(desired.routes.values(), _READ_AT_ONCE):
+                self._fib.expect(portion)
+        if resync or before is None:
+            drifted = self._resync(desired)
+            if not drifted and not changed:
+                return
+        with self._lock:
+            self._wanted.update(desired.routes)
+            dropped = self._wanted.difference(desired.routes) - self._added
+        actual = self._actual or {}
+        upserts: list[KernelRoute] = []
+        for portion in _portions(desired.routes.values(), _READ_AT_ONCE):
+            upserts += to_write(portion, actual)
+        removals: list[KernelRoute] = []
+        absent_count = sum(route.prefix not in actual for route in upserts)
+        if len(actual) + absent_count > len(desired.routes):  # else everything there is desired
+            for portion in _portions(list(actual.values()), _READ_AT_ONCE):
+                removals += to_remove(portion, desired, dropped)
+        failures = self._apply(upserts, removals, before)
+        with self._lock:
+            dropped -= self._added
+            self._wanted -= dropped  # not before: what could not be removed for want of an answer stays dropped
+            self._moved |= _hosts(dropped)
+            self._report(self.failure_by_prefix.keys() - self._added, failures)
+
+    def repair(
+        self,
+        desired: DesiredRoutes,
+        programmed: Mapping[IPNetwork, KernelRoute],
+        told: Mapping[IPNetwork, KernelRoute | None],
+    ) -> None:
+        """Put right what others are said to have changed: `told` has our route of each prefix now, None if it is gone.
+
+        What was told may be older than our last write. Then a route is written once more, or found to be in the way of
+        itself, which a dump decides.
+        """
+        wanted = {
+            prefix: route
+            for prefix in told
+            if (route := programmed.get(prefix) or desired.routes.get(prefix)) is not None
+        }
+        with self._lock:
+            actual = self._actual if self._actual is not None else {}
+            before = {prefix: actual[prefix] for prefix in told if prefix in actual}
+            for prefix, route in told.items():
+                if route is None:
+                    actual.pop(prefix, None)
+                else:
+                    actual[prefix] = route
+            there = [route for route in told.values() if route is not None]
+        upserts = to_write(wanted.values(), actual)
+        removals = to_remove(there, DesiredRoutes(wanted, desired.sweep), self._wanted)
+        failures = self._apply(upserts, removals, before)
+        with self._lock:
+            self._report(told.keys() - self._added, failures)
+
+    def _resync(self, desired: DesiredRoutes) -> bool:
+        """Read the kernel's routes, and return whether they were not as expected."""
+        with self._lock:
+            self._written = set()
+        found = self._dumped()
+        with self._lock:
+            expected = self._actual
+            if expected is not None:
+                for prefix in self._written:
+                    if prefix in expected:
+                        found[prefix] = expected[prefix]
+                    else:
+                        found.pop(prefix, None)
+            self._actual = found
+        self._look_for_foreign(desired)
+        # Routes that did not change are the same objects, so this is quick unless there is something to do.
+        return found != expected
 
     def _dumped(self) -> dict[IPNetwork, KernelRoute]:
         started = time.monotonic()
-        self._actual = self._fib.dump()
+        found = self._fib.dump()
         self.resync_seconds = time.monotonic() - started
         self.resync_count += 1
-        return self._actual
+        return found
 
-    def _record(
+    def _look_for_foreign(self, desired: DesiredRoutes) -> None:
+        links: set[int] = set()
+        for portion in _portions(desired.routes.values(), _READ_AT_ONCE):
+            links.update(route.next_hops[0].link_index for route in portion if _is_workloads(route))
+        found = tuple(self._fib.foreign(links)) if links else ()
+        for route in set(found).difference(self.foreign):
+            log.warning(
+                "a workload's link has a route of somebody else; it is left alone",
+                extra={"prefix": str(route.prefix), "link_index": route.link_index, "protocol": route.protocol},
+            )
+        self.foreign = found
+
+    def _apply(
         self,
-        upserts: Collection[KernelRoute],
-        removals: Collection[KernelRoute],
-        failures: Collection[RouteFailure],
-    ) -> None:
-        failed = {failure.prefix for failure in failures}
-        written = {route.prefix: route for route in upserts if route.prefix not in failed}
-        gone = [route.prefix for route in removals if route.prefix not in failed]
-        self.programmed_count += len(written)
-        self.removed_count += len(gone)
-        if self._actual is None:
-            return
-        self._actual.update(written)
-        for prefix in gone:
-            self._actual.pop(prefix, None)
+        upserts: Iterable[KernelRoute],
+        removals: Iterable[KernelRoute],
+        before: Mapping[IPNetwork, KernelRoute] | None,
+    ) -> list[RouteFailure]:
+        """Write what was not added meanwhile; added before removed, for a route may stand in for one that goes."""
+        failures: list[RouteFailure] = []
+        for portion in _portions(upserts, _WRITTEN_AT_ONCE):
+            with self._lock:
+                failures += self._write([route for route in portion if route.prefix not in self._added], before)
+        for portion in _portions(removals, _WRITTEN_AT_ONCE):
+            with self._lock:
+                failures += self._remove([route for route in portion if route.prefix not in self._added])
+        return failures
 
-    def _report(self, failure_by_prefix: dict[IPNetwork, RouteFailure]) -> None:
-        """Log each failure once, when it is new, however often it is tried again."""
+    def _write(
+        self, routes: Collection[KernelRoute], before: Mapping[IPNetwork, KernelRoute] | None
+    ) -> list[RouteFailure]:
+        """Write and note; `before` has the routes as we left them, None if we do not know that."""
+        failures = self._fib.apply(routes, (), replaceable=self._actual or ())
+        taken = {
+            failure.prefix
+            for failure in failures
+            if failure.error_number == errno.EEXIST and self.failure_by_prefix.get(failure.prefix) != failure
+        }
+        if taken:  # ours after all? What is known to be in the way of a route is not looked at each time.
+            self._actual = self._dumped()
+            back = [route for route in routes if route.prefix in taken and route.prefix in self._actual]
+            again = self._fib.apply(back, (), replaceable=self._actual)
+            settled = {route.prefix for route in back}
+            failures = [failure for failure in failures if failure.prefix not in settled] + again
+        failed = {failure.prefix for failure in failures}
+        done = [route for route in routes if route.prefix not in failed]
+        self._note(done, before)
+        return failures
+
+    def _note(self, done: list[KernelRoute], before: Mapping[IPNetwork, KernelRoute] | None) -> None:
+        self.programmed_count += len(done)
+        actual = self._actual
+        if before is not None and before is not actual:
+            self.repaired_count += sum(is_same(route, before.get(route.prefix)) for route in done)
+        known = before if before is not None else actual or {}
+        self._moved |= _hosts(
+            route.prefix for route in done if (old := known.get(route.prefix)) is not None and not is_same(route, old)
+        )
+        written = {route.prefix: route for route in done}
+        self._written.update(written)
+        if actual is not None:
+            actual.update(written)
+
+    def _remove(self, routes: Collection[KernelRoute]) -> list[RouteFailure]:
+        failures = self._fib.apply((), routes)
+        failed = {failure.prefix for failure in failures}
+        gone = [route.prefix for route in routes if route.prefix not in failed]
+        self.removed_count += len(gone)
+        self._moved |= _hosts(gone)
+        self._written.update(gone)
+        if self._actual is not None:
+            for prefix in gone:
+                self._actual.pop(prefix, None)
+        return failures
+
+    def _report(self, settled: Collection[IPNetwork], failures: Iterable[RouteFailure]) -> None:
+        """Replace what is known of these prefixes; log each failure once, when new, however often it is tried again."""
         known = self.failure_by_prefix
-        for prefix, failure in failure_by_prefix.items():
-            if known.get(prefix) != failure:
-                log.warning("the kernel refused a route", extra={"prefix": str(prefix), "reason": failure.reason})
-        self.failure_by_prefix = failure_by_prefix
+        now = {prefix: failure for prefix, failure in known.items() if prefix not in settled}
+        for failure in failures:
+            now[failure.prefix] = failure
+            if known.get(failure.prefix) != failure:
+                log.warning(
+                    "the kernel refused a route", extra={"prefix": str(failure.prefix), "reason": failure.reason}
+                )
+        self.failure_by_prefix = now
+
+
+def _portions(items: Iterable[_T], size: int) -> Iterator[tuple[_T, ...]]:
+    rest = iter(items)
+    while portion := tuple(islice(rest, size)):
+        yield portion
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _hosts(prefixes: Iterable[IPNetwork]) -> set[IPAddress]:
+    return {prefix.network_address for prefix in prefixes if prefix.prefixlen == prefix.max_prefixlen}
+
+
+def _is_workloads(route: KernelRoute) -> bool:
+    return route.kind is RouteKind.UNICAST and bool(route.next_hops) and route.next_hops[0].gateway is None

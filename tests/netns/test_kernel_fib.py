@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from controller.kernel.routes import KernelFib
 from controller.ports import KernelRoute, NextHop, RouteKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from controller.kernel.routes import KernelFib
     from ipam.address import IPNetwork
 
 pytestmark = pytest.mark.usefixtures("host")
@@ -77,20 +77,19 @@ def test_replacing_goes_between_any_two_forms(fib: KernelFib, family: str) -> No
     forms = [via(prefix, one), via(prefix, two), via(prefix, one, two), blackhole(prefix), via(prefix)]
     for before in forms:
         for after in forms:
-            assert fib.apply([before], []) == []
-            assert fib.apply([after], []) == []
+            assert fib.apply([before], [], replaceable={before.prefix}) == []
+            assert fib.apply([after], [], replaceable={after.prefix}) == []
             assert fib.dump() == by_prefix(after), (before, after)
 
 
-def test_a_second_fib_replaces_what_the_first_left(fib: KernelFib) -> None:
-    """After a restart the routes are ours by their mark, also without a dump before."""
-    fib.apply([via("10.1.0.0/26", "192.0.2.2"), via("fd01::/122", "2001:db8::2")], [])
+def test_only_what_is_known_to_be_ours_is_replaced(fib: KernelFib) -> None:
+    """A route that is there already is left as it is, unless the caller knows that it is ours."""
+    before = [via("10.1.0.0/26", "192.0.2.2"), via("fd01::/122", "2001:db8::2")]
+    fib.apply(before, [])
     after = [via("10.1.0.0/26", "192.0.2.3"), via("fd01::/122", "2001:db8::3")]
-    second = KernelFib()
-    try:
-        assert second.apply(after, []) == []
-    finally:
-        second.close()
+    assert [failure.error_number for failure in fib.apply(after, [])] == [errno.EEXIST] * 2
+    assert fib.dump() == by_prefix(*before)
+    assert fib.apply(after, [], replaceable=fib.dump()) == []
     assert fib.dump() == by_prefix(*after)
 
 
@@ -148,7 +147,7 @@ def test_unchanged_routes_are_the_same_objects(fib: KernelFib) -> None:
     """A dump builds objects for changed routes only; that is what makes a resync of many routes cheap."""
     fib.apply(every_form(), [])
     first = fib.dump()
-    fib.apply([via("10.1.0.0/26", "192.0.2.3")], [])
+    fib.apply([via("10.1.0.0/26", "192.0.2.3")], [], replaceable=first)
     second = fib.dump()
     changed = ip_network("10.1.0.0/26")
     assert all((second[prefix] is route) is (prefix != changed) for prefix, route in first.items())

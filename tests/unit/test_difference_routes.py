@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.ports import KernelRoute, NextHop, RouteKind
-from controller.reconcile.difference import DesiredRoutes, Sweep, difference
+from controller.reconcile.difference import DesiredRoutes, Sweep, to_remove, to_write
 
 if TYPE_CHECKING:
     from ipam.address import IPNetwork
@@ -46,28 +46,25 @@ def test_applying_it_gives_what_is_desired(
 ) -> None:
     """After the difference the actual routes are the desired ones, and there is no difference any more."""
     wanted = DesiredRoutes(desired, Sweep.EVERYTHING)
-    found = difference(wanted, actual)
-    after = {**actual, **by_prefix(*found.upserts)}
-    for route in found.removals:
+    after = {**actual, **by_prefix(*to_write(desired.values(), actual))}
+    for route in to_remove(actual.values(), wanted):
         del after[route.prefix]
     assert after == desired
-    again = difference(wanted, after)
-    assert (again.upserts, again.removals) == ((), ())
+    assert to_write(desired.values(), after) == []
+    assert to_remove(after.values(), wanted) == []
 
 
 def test_the_order_of_next_hops_means_nothing() -> None:
     """The kernel sorts ECMP paths its own way; that is no reason to write."""
     desired = unicast(1, "192.0.2.1", "192.0.2.2")
     actual = unicast(1, "192.0.2.2", "192.0.2.1")
-    found = difference(DesiredRoutes(by_prefix(desired), Sweep.EVERYTHING), by_prefix(actual))
-    assert found.upserts == ()
+    assert to_write([desired], by_prefix(actual)) == []
 
 
 def test_a_path_more_or_less_is_a_difference() -> None:
     """A lost path is written again."""
     desired = unicast(1, "192.0.2.1", "192.0.2.2")
-    found = difference(DesiredRoutes(by_prefix(desired), Sweep.EVERYTHING), by_prefix(unicast(1, "192.0.2.2")))
-    assert found.upserts == (desired,)
+    assert to_write([desired], by_prefix(unicast(1, "192.0.2.2"))) == [desired]
 
 
 @pytest.mark.parametrize(
@@ -75,12 +72,12 @@ def test_a_path_more_or_less_is_a_difference() -> None:
 )
 def test_only_what_the_sweep_allows_goes(sweep: Sweep, removed: set[int]) -> None:
     """Before BGP is in sync learned routes stay, before the store is everything stays."""
-    actual = by_prefix(unicast(1, None), blackhole(2), unicast(3, "192.0.2.1"))
-    found = difference(DesiredRoutes({}, sweep), actual)
-    assert {route.prefix for route in found.removals} == {ip_network(f"10.0.{number}.0/24") for number in removed}
+    actual = [unicast(1, None), blackhole(2), unicast(3, "192.0.2.1")]
+    found = to_remove(actual, DesiredRoutes({}, sweep))
+    assert {route.prefix for route in found} == {ip_network(f"10.0.{number}.0/24") for number in removed}
 
 
-def test_the_sweep_does_not_hold_up_changes() -> None:
-    """A desired route that looks otherwise is replaced under any sweep."""
-    found = difference(DesiredRoutes(by_prefix(blackhole(1)), Sweep.NOTHING), by_prefix(unicast(1, "192.0.2.1")))
-    assert found.upserts == (blackhole(1),)
+def test_what_was_dropped_goes_under_any_sweep() -> None:
+    """That a route is not desired any more is a decision, not ignorance."""
+    dropped, unknown = unicast(1, "192.0.2.1"), unicast(2, "192.0.2.1")
+    assert to_remove([dropped, unknown], DesiredRoutes({}, Sweep.NOTHING), {dropped.prefix}) == [dropped]

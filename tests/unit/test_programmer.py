@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from controller.errors import KernelRefused, KernelUnavailable
-from controller.ports import KernelRoute, NextHop, RouteFailure, RouteKind
+from controller.ports import ForeignRoute, KernelRoute, NextHop, RouteFailure, RouteKind
 from controller.reconcile.programmer import DesiredRoutes, RouteProgrammer, Sweep
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator
+    from collections.abc import AsyncIterator, Collection, Container, Iterable, Iterator
 
     from ipam.address import IPNetwork
 
@@ -27,7 +27,15 @@ class FakeFib:
         self.table: dict[IPNetwork, KernelRoute] = {}
         self.refused: set[IPNetwork] = set()
         self.broken = False
+        self.others: list[ForeignRoute] = []
         self.journal: list[str] = []
+
+    def expect(self, routes: Iterable[KernelRoute]) -> None:
+        """Have no use for it."""
+
+    def foreign(self, link_indexes: Collection[int]) -> list[ForeignRoute]:
+        """Return the foreign routes of these links."""
+        return [route for route in self.others if route.link_index in link_indexes]
 
     def dump(self) -> dict[IPNetwork, KernelRoute]:
         """Return the table, unless broken."""
@@ -35,13 +43,22 @@ class FakeFib:
         self.journal.append("dump")
         return dict(self.table)
 
-    def apply(self, upserts: Iterable[KernelRoute], removals: Iterable[KernelRoute]) -> list[RouteFailure]:
+    def apply(
+        self,
+        upserts: Iterable[KernelRoute],
+        removals: Iterable[KernelRoute],
+        *,
+        replaceable: Container[IPNetwork] = (),
+    ) -> list[RouteFailure]:
         """Write, unless broken, what is not refused."""
         self._check()
         failures = []
         for route in upserts:
             if route.prefix in self.refused:
                 failures.append(RouteFailure(route.prefix, errno.ENETUNREACH, "unreachable"))
+                continue
+            if route.prefix in self.table and route.prefix not in replaceable:
+                failures.append(RouteFailure(route.prefix, errno.EEXIST, "in the way"))
                 continue
             self.journal.append(f"add {route.prefix}")
             self.table[route.prefix] = route
