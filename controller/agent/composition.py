@@ -13,12 +13,12 @@ import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from bgp.peering import SessionTimes
 from controller.agent.addressing import find_node
 from controller.agent.api import ApiServer
 from controller.agent.cluster import Cluster, fold
 from controller.agent.collecting import Collector, present_moment
 from controller.agent.complaints import Complaints
-from controller.agent.decision import Timing
 from controller.agent.notify import notify
 from controller.agent.publishing import EndpointPublisher
 from controller.agent.registration import Registration
@@ -83,7 +83,7 @@ class Agent:
         self._speaker = SidecarSpeaker(settings.bgp_socket)
         self._routing = Routing(
             node=node,
-            timing=Timing(settings.hold_time_seconds, settings.restart_time_seconds),
+            times=SessionTimes(settings.hold_time_seconds, settings.restart_time_seconds),
             assigner=self._assigner,
             links=self._links,
             programmer=self._programmer,
@@ -166,7 +166,7 @@ class Agent:
             store_reason=self._store_reason,
             complaints=self._complaints.sentences,
             speaker_reason=self._routing.speaker_lost,
-            peers=self._routing.peers,
+            peers=self._routing.peering.peers,
             sessions={session.peer: session for session in self._speaker.sessions},
             decision=self._routing.decision,
             routes_in_sync=self._programmer.in_sync.is_set(),
