@@ -133,12 +133,12 @@ class Settings(BaseSettings):
         for name, text in labels.items():
             if not _LABEL_NAME.fullmatch(name):
                 raise ValueError(
-                    f"label {name!r}: a name has letters, digits and '_', then '.', '/' and '-' too, 253 at most"
+                    f"label {name!r}: a name is up to 253 letters, digits, '_', '.', '/' and '-', the last three not "
+                    f"at its start"
                 )
             if not _LABEL_VALUE.fullmatch(text):
                 raise ValueError(
-                    f"label {name!r} has the value {text!r}; a value has letters, digits, '_', '.', '/' and '-', "
-                    f"63 at most"
+                    f"label {name!r} has the value {text!r}; a value is up to 63 letters, digits, '_', '.', '/' and '-'"
                 )
         return labels
 

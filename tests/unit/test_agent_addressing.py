@@ -106,3 +106,10 @@ async def test_a_host_without_any_address_says_what_to_set() -> None:
         RefusedError, match=r"ipv4_address=auto and ipv6_address=auto .* add a default route or set one"
     ):
         await find_node(asked())
+
+
+async def test_the_node_has_the_labels_that_are_set(host: Host) -> None:
+    """Pools select it by them."""
+    host.found = {("default-route", 4): FOUR}
+    node, _ = await find_node(Settings(node_name="n1", labels={"rack": "a"}))
+    assert node.labels == {"rack": "a"}

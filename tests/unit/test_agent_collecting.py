@@ -280,7 +280,8 @@ async def test_an_add_under_way_keeps_its_addresses(host: Host) -> None:
     adding = asyncio.create_task(host.add())
     await host.kernel.wiring.wait()
     collecting_now = asyncio.create_task(host.collector.iterate())
-    await settled(lambda: host.kernel.read_count == 2)
+    (turn,) = host.backend._turn_of.values()
+    await settled(lambda: turn.user_count == 2)
     host.kernel.gate.set()
     await asyncio.gather(adding, collecting_now)
     assert adding.result() == held
@@ -325,6 +326,22 @@ async def test_what_was_assigned_anew_meanwhile_is_left_alone(host: Host) -> Non
     ).result(10)
     await host.collector.iterate()
     assert set(before.addresses) <= host.held()
+
+
+async def test_a_handle_that_got_another_address_meanwhile_is_left_as_a_whole(host: Host) -> None:
+    """Somebody asks for it: it is judged anew."""
+    asked = AssignRequest("h1", "web", "shop", "tor1", (4,))
+    await host.assigner.assign(asked)
+    await host.suspected()
+    loop = asyncio.get_running_loop()
+
+    def grow() -> None:
+        growing = host.assigner.assign(replace(asked, versions=(4, 6)))
+        asyncio.run_coroutine_threadsafe(growing, loop).result(10)
+
+    host.kernel.during_reading[host.kernel.read_count + 2] = grow
+    await host.collector.iterate()
+    assert {address.version for address in host.held()} == {4, 6}
 
 
 async def test_a_store_that_is_away_leaves_it_for_the_next_time(host: Host) -> None:

@@ -213,3 +213,55 @@ def test_a_wrong_setting_ends_the_agent_with_one_line(file: Path) -> None:
     assert result.stderr.splitlines() == [
         "tortie-agent: error: settings: as_number=0: Input should be greater than or equal to 1"
     ]
+
+
+@pytest.mark.parametrize("source", ["flag", "environment", "table", "text in the file"])
+def test_labels_are_taken_from_everywhere(source: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one text, or as a table of the file."""
+    text = "rack=a, example.org/zone=eu-1,empty="
+    if source == "environment":
+        monkeypatch.setenv("TORTIE_LABELS", text)
+    elif source == "table":
+        file.write_text('[labels]\nrack = "a"\n"example.org/zone" = "eu-1"\nempty = ""\n')
+    elif source == "text in the file":
+        file.write_text(f'labels = "{text}"\n')
+    loaded = load({"labels": text} if source == "flag" else {})
+    assert loaded.labels == {"rack": "a", "example.org/zone": "eu-1", "empty": ""}
+
+
+def test_labels_of_the_environment_replace_those_of_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them: a mixture would be nobody's intention. An empty text is no labels."""
+    file.write_text('[labels]\nrack = "a"\nzone = "b"\n')
+    monkeypatch.setenv("TORTIE_LABELS", "rack=c")
+    assert load({}).labels == {"rack": "c"}
+    monkeypatch.setenv("TORTIE_LABELS", "")
+    assert load({}).labels == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("rack", "label 'rack' has no value; write rack=VALUE"),
+        ("rack=a,rack=b", "label 'rack' is there twice"),
+        ("=a", "label '': a name is"),
+        ("-rack=a", "label '-rack': a name is"),
+        ("rack a=b", "label 'rack a': a name is"),
+        ("räck=b", "label 'räck': a name is"),
+        ("zone=b,rack=it's", "label 'rack' has the value \"it's\"; a value is"),
+        ("rack=a=b", "label 'rack' has the value 'a=b'; a value is"),
+        (f"rack={'x' * 64}", "label 'rack' has the value"),
+    ],
+)
+@pytest.mark.usefixtures("file")
+def test_a_bad_label_is_refused_by_name(text: str, complaint: str) -> None:
+    """No selector could name it, or match it."""
+    assert complaint in refusal(labels=text)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"), [("[labels]\nrack = 7\n", "labels.rack=7: "), ("labels = 7\n", "labels=7: ")]
+)
+def test_labels_of_the_file_are_texts(file: Path, text: str, complaint: str) -> None:
+    """The message names the label."""
+    file.write_text(text)
+    assert complaint in refusal()
