@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +17,7 @@ from controller.errors import MalformedRecord
 from ipam.audit import audit
 from ipam.configuration import IpamConfiguration
 from ipam.inventory import Inventory, Relation, ShareKey, Wired
+from ipam.problem import ProblemKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
     from ipam.problem import Problem
     from ipam.summary import BlockSummary
 
+#: How long a node may take to tell that a link is gone, in seconds, and how often it is looked whether it has.
+SETTLE_SECONDS: Final = 15.0
+_PAUSE_SECONDS: Final = 3.0
 #: A share key below its prefix: node, relation, CIDR.
 _SHARE_PARTS: Final = 3
 
@@ -38,18 +44,30 @@ class Findings:
     problems: tuple[Problem, ...]
 
 
-async def find_problems(store: Store, clock: Callable[[], float]) -> Findings:
+async def find_problems(
+    store: Store,
+    clock: Callable[[], float],
+    *,
+    settle_seconds: float = SETTLE_SECONDS,
+    pause_seconds: float = _PAUSE_SECONDS,
+) -> Findings:
     """Return what is wrong; `clock` gives seconds since the epoch. Raises what `Store.list` raises.
 
-    Each reading is of one instant, so no transaction is seen half done. What nodes tell of their links comes later than
-    the assignment it follows from, so a problem counts only if two readings show it.
+    Each reading is of one instant, so no transaction is seen half done. What nodes tell of their links follows some
+    seconds after the release of an address, so a problem counts only if every reading shows it, and an address that is
+    wired and held by nobody only if its node goes on telling so for `settle_seconds`.
     """
-    first = await _find(store, clock)
-    if not first.problems:
-        return first
-    second = await _find(store, clock)
-    known = {problem.identity for problem in first.problems}
-    return replace(second, problems=tuple(problem for problem in second.problems if problem.identity in known))
+    found = await _find(store, clock)
+    deadline = time.monotonic() + settle_seconds
+    while found.problems:
+        known = {problem.identity for problem in found.problems}
+        found = await _find(store, clock)
+        found = replace(found, problems=tuple(each for each in found.problems if each.identity in known))
+        unsettled = any(problem.kind is ProblemKind.UNASSIGNED for problem in found.problems)
+        if not unsettled or time.monotonic() >= deadline:
+            break
+        await asyncio.sleep(pause_seconds)
+    return found
 
 
 async def _find(store: Store, clock: Callable[[], float]) -> Findings:

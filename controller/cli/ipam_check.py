@@ -89,8 +89,8 @@ def check(
     With --fix it shows what it would repair and what it leaves to you, and asks. The exit code is then 1 when a problem
     is left.
     """
-    found = connection.with_store(_find)
     click.echo("Checking the address management of the cluster...\n")
+    found = connection.with_store(_find)
     _print_inventory(found.inventory, show_all=show_all)
     _print_problems(found.problems, show_addresses=show_all or show_problems)
     click.echo(f"\nCheck complete; found {len(found.problems)} problems.")
