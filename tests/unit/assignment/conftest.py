@@ -180,7 +180,9 @@ class World:
         seen: set[IPAddress] = set()
         expected_shares = set()
         expected_usage = {}
-        for key, entry in (await self.store.list(keys.BLOCKS)).items():
+        # One reading, for others may write between two.
+        entries = await self.store.list(keys.ROOT)
+        for key, entry in ((key, entry) for key, entry in entries.items() if key.startswith(keys.BLOCKS)):
             # Decoding checks that free and held ordinals make up the block.
             block = decode_block(key, entry.value)
             expected_usage[keys.usage(block.cidr)] = encode_usage(block)
@@ -191,9 +193,9 @@ class World:
                 assert address not in seen, f"{address} has two holders"
                 seen.add(address)
                 held.setdefault(holder.handle, []).append((holder.node, address))
-        shares = {key for key in await self.store.list(keys.SHARES) if not key.endswith("/anchor")}
+        shares = {key for key in entries if key.startswith(keys.SHARES) and not key.endswith("/anchor")}
         assert shares == expected_shares
-        assert {key: entry.value for key, entry in (await self.store.list(keys.USAGE)).items()} == expected_usage
+        assert {key: entry.value for key, entry in entries.items() if key.startswith(keys.USAGE)} == expected_usage
         return held
 
 
