@@ -6,46 +6,33 @@ import asyncio
 import time
 from contextlib import contextmanager
 from functools import partial
-from statistics import median, quantiles
 from typing import TYPE_CHECKING, Final
 
 from controller.store.consul_access import ConsulAccess
 from controller.store.consul_http import ConsulClient
 from tests.bench.harness import Benchmark, Better, Comparison, Figure, Sample
-from tests.bench.ipam_nodes import BenchNode, consul_server, open_node, open_store, rate_in_flight, requests_of
+from tests.bench.ipam_nodes import (
+    BenchNode,
+    Latency,
+    consul_server,
+    open_node,
+    open_store,
+    rate_in_flight,
+    requests_of,
+)
 from tests.bench.ipam_peers import CompareAndSet, one_by_one
 from tests.bench.ipam_workers import workers
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Iterator
 
 #: As many as a block has addresses.
 _IN_FLIGHT: Final = 64
 _BURSTS: Final = 8
 _SUSTAINED: Final = 1024
-_SINGLE: Final = 200
+#: Assignments one after the other, into four blocks: records of every size, from one holder to a full block.
+_SINGLE: Final = 250
 _NODES: Final = (1, 2, 4, 8, 16)
-
-
-class Latency:
-    """How long something takes that happens again and again with nothing else going on."""
-
-    def __init__(self, seconds: Callable[[], Awaitable[float]], runner: asyncio.Runner) -> None:
-        self._seconds = seconds
-        self._runner = runner
-        self._measured: list[float] = []
-
-    def p99(self) -> float:
-        """Let it happen; return the milliseconds below which 99 of 100 times lie."""
-        self._measured = self._runner.run(self._measure())
-        return 1000 * quantiles(self._measured, n=100)[-1]
-
-    def p50(self) -> float:
-        """Return the median of what was measured last, in milliseconds."""
-        return 1000 * median(self._measured)
-
-    async def _measure(self) -> list[float]:
-        return [await self._seconds() for _ in range(_SINGLE)]
 
 
 @contextmanager
@@ -53,27 +40,27 @@ def _sides() -> Iterator[dict[str, Sample]]:
     with consul_server() as address, asyncio.Runner() as runner, workers(address, max(_NODES)) as spread:
         store = open_store(address)
         client = ConsulClient(ConsulAccess(address), timeout_seconds=5.0)
-        node, idle = (runner.run(open_node(address, name)) for name in ("busy", "idle"))
+        busy, idle = (runner.run(open_node(address, name)) for name in ("busy", "idle"))
         try:
-            runner.run(_fill(idle))
             calico = CompareAndSet(store)
-            single, write = Latency(partial(_assign, idle), runner), Latency(partial(_write, client), runner)
             requests = requests_of(_IN_FLIGHT)
+            single = Latency(runner, partial(idle.latencies, requests_of(_SINGLE)))
+            write = Latency(runner, partial(_write, client))
             yield {
-                "group commit": lambda: runner.run(_bursts(node)),
+                "group commit": lambda: runner.run(_bursts(busy)),
                 "compare-and-set": lambda: runner.run(calico.rate(requests)),
                 "tries": lambda: calico.tries_per_request,
                 "one by one": lambda: runner.run(one_by_one(store, requests)),
-                "sustained": lambda: runner.run(_sustained(node)),
-                "assignment p99": single.p99,
+                "sustained": lambda: runner.run(_sustained(busy)),
                 "assignment p50": single.p50,
-                "write p99": write.p99,
+                "assignment p99": single.p99,
                 "write p50": write.p50,
+                "write p99": write.p99,
                 **{f"{count} nodes": partial(spread.rate, count) for count in _NODES},
                 "conflicts": lambda: float(spread.conflict_count),
             }
         finally:
-            runner.run(_close(node, idle))
+            runner.run(_close(busy, idle))
             runner.run(store.close())
             runner.run(client.close())
 
@@ -97,29 +84,18 @@ async def _sustained(node: BenchNode) -> float:
     return rate
 
 
-async def _fill(node: BenchNode) -> None:
-    """Leave one address in the node's block, so that its record is as large as it gets."""
-    for request in requests_of(_IN_FLIGHT)[1:]:
-        await node.assigner.assign(request)
-
-
-async def _assign(node: BenchNode) -> float:
-    (request,) = requests_of(1)
-    start = time.perf_counter()
-    await node.assigner.assign(request)
-    seconds = time.perf_counter() - start
-    await node.assigner.release(request.handle)
-    return seconds
-
-
-async def _write(client: ConsulClient) -> float:
-    start = time.perf_counter()
-    # The same value again would be no change.
-    answer = await client.put("/v1/kv/plain", [], f"{time.time_ns():0200}")
-    seconds = time.perf_counter() - start
-    if answer.body.strip() != "true":
-        raise RuntimeError(f"the plain write failed: {answer}")
-    return seconds
+async def _write(client: ConsulClient) -> list[float]:
+    """Write a small value as often as the idle node assigns; return the seconds of each write."""
+    measured = []
+    for number in range(_SINGLE):
+        # The same value again would be no change.
+        value = f"{number:0100}{time.time_ns():0100}"
+        start = time.perf_counter()
+        answer = await client.put("/v1/kv/plain", [], value)
+        measured.append(time.perf_counter() - start)
+        if answer.body.strip() != "true":
+            raise RuntimeError(f"the plain write failed: {answer}")
+    return measured
 
 
 async def _close(*nodes: BenchNode) -> None:
@@ -134,8 +110,8 @@ BENCHMARK = Benchmark(
         "compare-and-set-tries": Figure("tries", "tries/assignment"),
         "one-by-one": Comparison("group commit", "one by one", "assignments/s", Better.HIGHER),
         "sustained": Figure("sustained", "assignments/s"),
-        "single-p99": Comparison("assignment p99", "write p99", "ms", Better.LOWER),
         "single-p50": Comparison("assignment p50", "write p50", "ms", Better.LOWER),
+        "single-p99": Comparison("assignment p99", "write p99", "ms", Better.LOWER),
         **{f"nodes-{count:02}": Figure(f"{count} nodes", "assignments/s") for count in _NODES},
         "nodes-growth": Comparison(f"{max(_NODES)} nodes", "1 nodes", "assignments/s", Better.HIGHER),
         "nodes-conflicts": Figure("conflicts", "conflicts", of=max),

@@ -10,6 +10,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median, quantiles
 from typing import TYPE_CHECKING, Final
 
 from controller.assignment.assigner import Assigner
@@ -25,7 +26,7 @@ from tests.bench.counting_store import CountingStore
 from tests.conftest import ConsulServer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 
 POOL: Final = Pool("bench", ipaddress.ip_network("10.0.0.0/8"), 26)
 
@@ -37,6 +38,16 @@ class BenchNode:
     store: CountingStore
     assigner: Assigner
 
+    async def latencies(self, requests: list[AssignRequest]) -> list[float]:
+        """Assign to one request after the other and release all; return the seconds of each assignment."""
+        measured = []
+        for request in requests:
+            start = time.perf_counter()
+            await self.assigner.assign(request)
+            measured.append(time.perf_counter() - start)
+        await self.release(requests)
+        return measured
+
     async def release(self, requests: Iterable[AssignRequest]) -> None:
         """Free what these requests got."""
         await asyncio.gather(*(self.assigner.release(request.handle) for request in requests))
@@ -45,6 +56,24 @@ class BenchNode:
         """Stop serving and close the store."""
         await self.assigner.close()
         await self.store.close()
+
+
+class Latency:
+    """How long something takes that happens one at a time; `seconds` does it many times and says how long each took."""
+
+    def __init__(self, runner: asyncio.Runner, seconds: Callable[[], Coroutine[None, None, list[float]]]) -> None:
+        self._runner = runner
+        self._seconds = seconds
+        self._measured: list[float] = []
+
+    def p50(self) -> float:
+        """Let it happen; return the median in milliseconds."""
+        self._measured = self._runner.run(self._seconds())
+        return 1000 * median(self._measured)
+
+    def p99(self) -> float:
+        """Return the milliseconds below which 99 of 100 times lie, of what `p50` measured."""
+        return 1000 * quantiles(self._measured, n=100)[-1]
 
 
 @contextmanager
@@ -65,10 +94,10 @@ def open_store(address: str) -> CountingStore:
     return CountingStore(ConsulStore(ConsulAccess(address)))
 
 
-async def open_node(address: str, name: str) -> BenchNode:
+async def open_node(address: str, name: str, *, clock: Callable[[], float] = time.time) -> BenchNode:
     """Return a node that serves on this Consul server."""
     store = open_store(address)
-    assigner = Assigner(store, name, time.time)
+    assigner = Assigner(store, name, clock)
     assigner.set_rules(rules_of(await store.list(keys.POOLS)))
     await assigner.start()
     return BenchNode(store, assigner)
