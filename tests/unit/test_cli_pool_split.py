@@ -69,6 +69,7 @@ async def test_parts_cover_the_pool_and_appear_in_one_transaction(count: int, wh
     assert sum(part.cidr.num_addresses for part in parts) == pool.cidr.num_addresses
     assert all(pool.contains(part.cidr) for part in parts)
     assert len(store.transactions) == 1
+    assert keys.POOLS_REVISION in {operation.key for operation in store.transactions[0]}
     assert (await read_pools(store)).keys() == {DEFAULT.name, SIX.name} - {pool.name} | {part.name for part in parts}
 
 
@@ -145,7 +146,7 @@ async def test_an_impossible_split_is_refused_with_the_reason(pool: Pool, count:
     assert store.transactions == []
 
 
-async def test_a_name_that_is_too_long_is_refused() -> None:
+def test_a_name_that_is_too_long_is_refused() -> None:
     """A part whose name no resource may have could never be applied again."""
     with pytest.raises(RefusedError, match="is too long; create the parts by hand"):
         parts_of(replace(DEFAULT, name="a" * 250), 2)
@@ -166,13 +167,25 @@ async def test_a_pool_that_does_not_exist_is_refused_with_those_that_do() -> Non
             await split_pool(store, 2, which)
 
 
-async def test_a_change_of_the_pool_meanwhile_is_kept() -> None:
-    """The parts are those of the pool as it is when they are written."""
+@pytest.mark.parametrize("with_revision", [True, False])
+async def test_a_change_of_the_pool_meanwhile_is_kept(*, with_revision: bool) -> None:
+    """The parts are those of the pool as it is when they are written, also by a writer that forgets the revision."""
     store = await filled(DEFAULT)
     changed = await filled(replace(DEFAULT, nat_outgoing=True))
-    store.other = [Put(key, entry.value, None) for key, entry in (await changed.list(keys.CLUSTER)).items()]
+    wanted = [keys.pool("default"), *([keys.POOLS_REVISION] if with_revision else [])]
+    store.other = [Put(key, entry.value, None) for key, entry in (await changed.get(wanted)).items()]
     _, parts = await split_pool(store, 2, "default")
     assert all(part.nat_outgoing for part in parts)
+
+
+async def test_a_pool_created_meanwhile_under_a_parts_name_is_kept() -> None:
+    """The second look finds it and refuses."""
+    store = await filled(DEFAULT)
+    rival = await filled(Pool("split-default-1", ip_network("10.200.0.0/16"), 26))
+    store.other = [Put(key, entry.value, None) for key, entry in (await rival.list(keys.CLUSTER)).items()]
+    with pytest.raises(RefusedError, match="pool split-default-1 exists"):
+        await split_pool(store, 2, "default")
+    assert (await read_pools(store)).keys() == {"default", "split-default-1"}
 
 
 def test_the_command_says_what_it_did(
