@@ -14,8 +14,9 @@ from controller.assignment.transaction import block_operations
 from controller.datamodel import keys
 from controller.datamodel.blocks import decode_block
 from controller.datamodel.records import Node, encode_node
-from controller.errors import RefusedError, StoreUnavailable, TransientError
-from controller.ports import Put
+from controller.errors import MalformedRecord, RefusedError, StoreUnavailable, TransientError
+from controller.ports import MAX_OPERATIONS, Put
+from ipam.configuration import IpamConfiguration
 
 if TYPE_CHECKING:
     from tests.unit.assignment.conftest import Fault, World
@@ -29,7 +30,8 @@ async def _populate(world: World) -> None:
     for name, count in (("n1", 38), ("n2", 6)):
         record = encode_node(Node(name, 64512, ipaddress.IPv4Address("192.0.2.1"), None))
         share = Put(keys.share_anchor(name), b"{}", None)
-        await world.store.commit([Put(keys.node(name), record, None), share])
+        endpoints = Put(keys.endpoints(name), b"{}", None)
+        await world.store.commit([Put(keys.node(name), record, None), share, endpoints])
         async with world.started(name) as assigner:
             await asyncio.gather(*(assigner.assign(world.request(f"{name}-{i}", (4, 6))) for i in range(count)))
     for owner, other in (("n1", "n2"), ("n2", "n1")):
@@ -71,6 +73,7 @@ async def _assert_gone(world: World) -> None:
     assert "n2-lent" in held
     assert await world.store.list(keys.share("n1")) == {}
     assert set(await world.store.get([keys.node("n1"), keys.node("n2")])) == {keys.node("n2")}
+    assert set(await world.store.list(keys.ENDPOINTS)) == {keys.endpoints("n2")}
 
 
 async def test_a_deleted_node_leaves_nothing_and_others_lose_nothing(world: World) -> None:
@@ -127,6 +130,47 @@ async def test_a_stale_share_key_does_not_stop_the_deletion(world: World) -> Non
     (foreign, *_), absent = (await world.store.list(keys.share("n2") + "own/")), ipaddress.ip_network("10.9.0.0/31")
     for cidr in (keys.cidr_of(foreign), absent):
         await world.store.commit([Put(keys.owned("n1", cidr), b"{}", None)])
+    await delete_node(world.store, "n1")
+    await _assert_gone(world)
+
+
+async def test_what_rests_in_a_deleted_nodes_blocks_keeps_none_of_them(world: World) -> None:
+    """A block goes although released addresses of it rest, unless another node holds one; that one's rest goes on."""
+    await world.add_pool("v4", "10.0.0.0/29", 30)
+    await world.configure(IpamConfiguration(cooldown_seconds=100))
+    async with world.following("n1") as owner, world.following("n2") as borrower:
+        await asyncio.gather(*(owner.assign(world.request(f"h{number}")) for number in range(5)))
+        (lent,) = (await borrower.assign(world.request("lent"))).addresses
+        (shared,) = (block.cidr for block in borrower.blocks())
+        for number in range(5):
+            await owner.release(f"h{number}")
+    await delete_node(world.store, "n1")
+    assert await world.check() == {"lent": [("n2", lent)]}
+    assert set(await world.store.list(keys.USAGE)) == {keys.usage(shared)}
+    left = await world.block(shared)
+    assert (left.affinity, len(left.resting)) == (None, 1)
+
+
+async def test_any_number_of_stray_keys_below_the_share_goes(world: World) -> None:
+    """What is no block's, and more than one transaction holds, does not keep the node's record."""
+    await _populate(world)
+    for number in range(MAX_OPERATIONS + 1):
+        await world.store.commit([Put(f"{keys.share('n1')}own/stray{number}", b"{}", None)])
+    await delete_node(world.store, "n1")
+    await _assert_gone(world)
+
+
+async def test_a_block_that_cannot_be_read_is_named_and_keeps_the_node(world: World) -> None:
+    """The deletion stops at it with its key, and the node's record stays until it is restored."""
+    await _populate(world)
+    key = next(iter(await world.store.list(keys.share("n1") + "own/")))
+    block = keys.block(keys.cidr_of(key))
+    good = (await world.store.get([block]))[block].value
+    await world.store.commit([Put(block, b"?", None)])
+    with pytest.raises(MalformedRecord, match=block):
+        await delete_node(world.store, "n1")
+    assert await world.store.get([keys.node("n1")]) != {}
+    await world.store.commit([Put(block, good, None)])
     await delete_node(world.store, "n1")
     await _assert_gone(world)
 
