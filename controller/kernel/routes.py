@@ -120,17 +120,14 @@ class KernelFib:
         seen = self._route_by_body
 
         def routes_of(bodies: list[bytes]) -> list[KernelRoute]:
-            found = list(map(known.get, bodies))
-            if None in found:
-                found = [
-                    route if route is not None else seen.get(body) or parsed(body)
-                    for route, body in zip(found, bodies, strict=True)
-                ]
-            routes = []
-            for body, route in zip(bodies, found, strict=True):
-                if route is not None:
-                    seen[body] = route
-                    routes.append(route)
+            try:
+                routes = [known[body] for body in bodies]
+            except KeyError:
+                read = ((body, known.get(body) or seen.get(body) or parsed(body)) for body in bodies)
+                route_by_body = {body: route for body, route in read if route is not None}
+                seen.update(route_by_body)
+                return list(route_by_body.values())
+            seen.update(zip(bodies, routes, strict=True))
             return routes
 
         return self._read(dump_request(version), routes_of)

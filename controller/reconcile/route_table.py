@@ -34,9 +34,9 @@ log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-#: About 0.2 ms of work each.
+#: Some tenths of a millisecond of work each.
 _READ_AT_ONCE: Final = 512
-_WRITTEN_AT_ONCE: Final = 64
+_WRITTEN_AT_ONCE: Final = 256
 _PAUSE_SECONDS: Final = 0.00005
 
 
@@ -56,6 +56,9 @@ class RouteTable:
         self._written: set[IPNetwork] = set()
         self._added: set[IPNetwork] = set()
         self._moved: set[IPAddress] = set()
+        # The workloads' links, and the desired routes that say so.
+        self._links: set[int] = set()
+        self._linked: Mapping[IPNetwork, KernelRoute] | None = None
         self.failure_by_prefix: Mapping[IPNetwork, RouteFailure] = {}
         self.foreign: tuple[ForeignRoute, ...] = ()
         self.programmed_count = 0
@@ -191,10 +194,12 @@ class RouteTable:
         return found
 
     def _look_for_foreign(self, desired: DesiredRoutes) -> None:
-        links: set[int] = set()
-        for portion in _portions(desired.routes.values(), _READ_AT_ONCE):
-            links.update(route.next_hops[0].link_index for route in portion if _is_workloads(route))
-        found = tuple(self._fib.foreign(links)) if links else ()
+        if desired.routes is not self._linked:
+            self._linked = desired.routes
+            self._links = set()
+            for portion in _portions(desired.routes.values(), _READ_AT_ONCE):
+                self._links.update(route.next_hops[0].link_index for route in portion if _is_workloads(route))
+        found = tuple(self._fib.foreign(self._links)) if self._links else ()
         for route in set(found).difference(self.foreign):
             log.warning(
                 "a workload's link has a route of somebody else; it is left alone",
@@ -212,11 +217,14 @@ class RouteTable:
         failures: list[RouteFailure] = []
         for portion in _portions(upserts, _WRITTEN_AT_ONCE):
             with self._lock:
-                failures += self._write([route for route in portion if route.prefix not in self._added], before)
+                failures += self._write(self._not_added(portion), before)
         for portion in _portions(removals, _WRITTEN_AT_ONCE):
             with self._lock:
-                failures += self._remove([route for route in portion if route.prefix not in self._added])
+                failures += self._remove(self._not_added(portion))
         return failures
+
+    def _not_added(self, routes: tuple[KernelRoute, ...]) -> Collection[KernelRoute]:
+        return [route for route in routes if route.prefix not in self._added] if self._added else routes
 
     def _write(
         self, routes: Collection[KernelRoute], before: Mapping[IPNetwork, KernelRoute] | None
@@ -234,21 +242,21 @@ class RouteTable:
             again = self._fib.apply(back, (), replaceable=self._actual)
             settled = {route.prefix for route in back}
             failures = [failure for failure in failures if failure.prefix not in settled] + again
-        failed = {failure.prefix for failure in failures}
-        done = [route for route in routes if route.prefix not in failed]
-        self._note(done, before)
+        written = {route.prefix: route for route in routes}
+        for failure in failures:
+            written.pop(failure.prefix, None)
+        self._note(written, before)
         return failures
 
-    def _note(self, done: list[KernelRoute], before: Mapping[IPNetwork, KernelRoute] | None) -> None:
-        self.programmed_count += len(done)
+    def _note(self, written: dict[IPNetwork, KernelRoute], before: Mapping[IPNetwork, KernelRoute] | None) -> None:
+        self.programmed_count += len(written)
         actual = self._actual
         if before is not None and before is not actual:
-            self.repaired_count += sum(is_same(route, before.get(route.prefix)) for route in done)
+            self.repaired_count += sum(is_same(route, before.get(prefix)) for prefix, route in written.items())
         known = before if before is not None else actual or {}
-        self._moved |= _hosts(
-            route.prefix for route in done if (old := known.get(route.prefix)) is not None and not is_same(route, old)
-        )
-        written = {route.prefix: route for route in done}
+        for prefix, route in written.items():
+            if prefix.prefixlen == prefix.max_prefixlen and not is_same(route, known.get(prefix, route)):
+                self._moved.add(prefix.network_address)
         self._written.update(written)
         if actual is not None:
             actual.update(written)
