@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -58,6 +57,17 @@ SECTIONS: Final = (
         (ProblemKind.SUMMARY_MISSING, ProblemKind.SUMMARY_WRONG, ProblemKind.SUMMARY_WITHOUT_BLOCK),
     ),
 )
+#: What is done about a problem that can be repaired.
+REPAIRS: Final = {
+    ProblemKind.LEAKED: "release",
+    ProblemKind.UNUSED_BLOCK: "delete block",
+    ProblemKind.SHARE_MISSING: "write share key",
+    ProblemKind.SHARE_WRONG: "write share key",
+    ProblemKind.SHARE_WITHOUT_BLOCK: "remove share key",
+    ProblemKind.SUMMARY_MISSING: "write summary",
+    ProblemKind.SUMMARY_WRONG: "write summary",
+    ProblemKind.SUMMARY_WITHOUT_BLOCK: "remove summary",
+}
 
 
 @click.command()
@@ -99,7 +109,10 @@ def check(
     left = found.problems
     if fix and _agreed(found.problems, yes=yes):
         left = connection.with_store(lambda store: _repair(store, found)).problems
-        _print_problems(left, show_addresses=True)
+        told = {problem.identity for problem in found.problems if not problem.repairable}
+        for problem in left:
+            if problem.identity not in told:
+                click.echo(f"  not repaired: {problem.text}")
         click.echo(f"\nRepair complete; {len(left)} problems are left.")
     if left:
         context.exit(1)
@@ -125,7 +138,7 @@ def _print_inventory(inventory: Inventory, *, show_all: bool) -> None:
             click.echo(f"  {held.address}: {held.holder.full_name} on {held.holder.node}, handle {held.holder.handle}")
     click.echo(f"Nodes: {len(inventory.nodes)}")
     count = sum(len(each) for wired in inventory.wired_by_node.values() for each in wired.addresses_by_link.values())
-    click.echo(f"Wired: {count} addresses, as {len(inventory.wired_by_node)} nodes tell")
+    click.echo(f"Wired: {count} addresses, by the word of {len(inventory.wired_by_node)} nodes")
     for node, wired in sorted(inventory.wired_by_node.items()):
         seen_at = datetime.fromtimestamp(wired.seen_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         if show_all:
@@ -137,9 +150,10 @@ def _print_inventory(inventory: Inventory, *, show_all: bool) -> None:
 
 def _print_problems(problems: Sequence[Problem], *, show_addresses: bool) -> None:
     hidden = 0
+    click.echo()
     for heading, kinds in SECTIONS:
         found = [problem for problem in problems if problem.kind in kinds]
-        click.echo(f"\n{heading}: {len(found)}")
+        click.echo(f"{heading}: {len(found)}")
         for problem in found:
             if problem.address is None or show_addresses:
                 click.echo(f"  {problem.text}")
@@ -152,21 +166,17 @@ def _print_problems(problems: Sequence[Problem], *, show_addresses: bool) -> Non
 def _agreed(problems: Sequence[Problem], *, yes: bool) -> bool:
     """Show what would be repaired and what is left alone, and return whether to go on."""
     repairable = [problem for problem in problems if problem.repairable]
-    for heading, some in (
-        ("To be repaired", repairable),
-        ("Left to you", [problem for problem in problems if not problem.repairable]),
-    ):
-        click.echo(f"\n{heading}: {len(some)}")
-        for problem in some:
-            click.echo(f"  {problem.kind.value}: {problem.subject}")
+    by_hand = [problem for problem in problems if not problem.repairable]
+    click.echo(f"\nTo be repaired: {len(repairable)}")
+    for problem in repairable:
+        holder = f" of handle {problem.handle}" if problem.handle is not None else ""
+        click.echo(f"  {REPAIRS[problem.kind]} {problem.subject}{holder}")
+    click.echo(f"Left to you: {len(by_hand)}")
+    for problem in by_hand:
+        click.echo(f"  {problem.text}")
     if not repairable:
         return False
-    return yes or click.confirm(f"\nRepair {_counted(repairable)}?")
-
-
-def _counted(problems: Sequence[Problem]) -> str:
-    counts = Counter(problem.kind.value for problem in problems)
-    return ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    return yes or click.confirm(f"\nRepair {len(repairable)} problems?")
 
 
 def _write_report(path: Path, found: Findings) -> None:

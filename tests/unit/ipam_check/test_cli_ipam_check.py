@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from controller.cli.ipam_check import REPAIRS, SECTIONS
 from controller.cli.main import run
 from ipam.problem import ProblemKind
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.unit.ipam_check.conftest import OnCluster, Plant
+    from tests.unit.ipam_check.conftest import Fault, OnCluster, Plant
 
 
 @pytest.mark.usefixtures("on_cluster")
@@ -89,8 +90,8 @@ def test_fix_shows_what_it_does_and_leaves(
     on_cluster(plant(ProblemKind.SUMMARY_MISSING, ProblemKind.BLOCKS_OVERLAP))
     assert run(["ipam", "check", "--fix", "--yes"]) == 1
     out = capsys.readouterr().out
-    assert "\nTo be repaired: 1\n  summary-missing: 10.65.1.0/26\n" in out
-    assert "\nLeft to you: 1\n  blocks-overlap: 10.65.2.32/28\n" in out
+    assert "\nTo be repaired: 1\n  write summary 10.65.1.0/26\n" in out
+    assert "\nLeft to you: 1\n  block 10.65.2.32/28 of h3 lies in block 10.65.2.0/26 of h2" in out
     assert out.endswith("\nRepair complete; 1 problems are left.\n")
 
 
@@ -102,6 +103,17 @@ def test_fix_that_leaves_nothing_is_exit_code_0(
     assert run(["ipam", "check", "--fix", "--yes"]) == 0
     assert capsys.readouterr().out.endswith("\nRepair complete; 0 problems are left.\n")
     assert run(["ipam", "check"]) == 0
+
+
+def test_every_repairable_fault_has_a_repair_to_show(faults: tuple[Fault, ...]) -> None:
+    """Nothing is repaired that was not announced."""
+    assert {fault.kind for fault in faults if fault.repairable} == REPAIRS.keys()
+
+
+def test_every_kind_is_counted_in_one_section() -> None:
+    """The counts add up to the sum."""
+    counted = [kind for _, kinds in SECTIONS for kind in kinds]
+    assert sorted(counted, key=str) == sorted(ProblemKind, key=str)
 
 
 @pytest.mark.parametrize(("answer", "left"), [("n\n", 1), ("y\n", 0)])

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
+from controller.assignment.assigner import Assigner
 from controller.assignment.inventory import find_problems
 from controller.datamodel import keys
+from controller.datamodel.records import encode_pool
+from ipam.pool import Pool
 from ipam.problem import ProblemKind
+from ipam.request import AssignRequest
 
 if TYPE_CHECKING:
     import pytest
@@ -100,3 +106,30 @@ async def test_a_node_gets_the_time_to_tell_that_a_link_is_gone(
     found = await find_problems(cluster.store, lambda: cluster.now, settle_seconds=60.0, pause_seconds=0.01)
     assert found.problems == ()
     assert readings == 3
+
+
+async def test_nodes_at_work_are_no_problem(cluster: Cluster) -> None:
+    """While two nodes assign, borrow and release, every check finds everything in order."""
+    small = Pool("small", ip_network("10.80.0.0/28"), 30)
+    await cluster.put(keys.pool("small"), encode_pool(small))
+
+    async def work(node: str) -> None:
+        assigner = Assigner(cluster.store, node, lambda: cluster.now)
+        await assigner.start()
+        for number in range(20):
+            handles = [f"{node}-{number}-{index}" for index in range(6)]
+            requests = [AssignRequest(handle, "w", "n", "tor", (4,), ("small",)) for handle in handles]
+            await asyncio.gather(*map(assigner.assign, requests))
+            await asyncio.gather(*map(assigner.release, handles))
+        await assigner.close()
+
+    working = asyncio.gather(work("h1"), work("h2"))
+    checks = 0
+    try:
+        while not working.done():
+            assert (await cluster.find()).problems == ()
+            checks += 1
+        await working
+    finally:
+        working.cancel()
+    assert checks > 20
