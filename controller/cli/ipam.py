@@ -1,4 +1,4 @@
-"""`tortiectl ipam`: how the addresses of the pools are used, and by which rules."""
+"""`tortiectl ipam`: how the addresses of the pools are used, and by which rules they are assigned."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.group()
 @examples("tortiectl ipam show --show-blocks", "tortiectl ipam show --ip=10.244.7.65")
 def ipam() -> None:
-    """Show how addresses are used; set the rules of their assignment; split pools."""
+    """Show, check and release addresses; set the rules of their assignment; split pools."""
 
 
 ipam.add_command(check)

@@ -47,9 +47,8 @@ class AddressState:
 
     @property
     def borrowed(self) -> bool:
-        """Whether the address is held out of a block that another node owns."""
-        owner = self.block.affinity if self.block else None
-        return self.holder is not None and owner not in (None, self.holder.node)
+        """Whether the address is held out of a block that another node owns, or none."""
+        return self.holder is not None and self.block is not None and self.block.affinity != self.holder.node
 
     def lines(self) -> Iterator[str]:
         """Yield what is told to people."""
@@ -82,7 +81,7 @@ class AddressState:
         yield f"Handle: {holder.handle}"
         if self.block is not None:
             owner = "which no node owns" if self.block.affinity is None else f"of node {self.block.affinity}"
-            borrower = f", borrowed by node {holder.node}" if self.borrowed else ""
+            borrower = f", borrowed by {holder.node}" if self.borrowed else ""
             yield f"Block: {self.block.cidr}, {owner}{borrower}"
         yield f"Pool: {self.pool.name if self.pool else 'none'}"
         yield "Attributes:"

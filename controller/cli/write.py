@@ -36,7 +36,10 @@ def create(connection: Connection, files: tuple[str, ...]) -> None:
     "END",
 )
 def apply(connection: Connection, files: tuple[str, ...]) -> None:
-    """Create or change resources from files, all of them or none."""
+    """Create or change resources from files, all of them or none.
+
+    The kinds are Pool, Reservation and IPAMConfiguration; what a document does not name has its default.
+    """
     _write(connection, files, create_only=False)
 
 

@@ -66,9 +66,9 @@ BLOCKS = (
     _block("fd00:65::40/122", "h2", ("h2", "h1", "h2")).release((2,), {2: Rest(4_102_444_800.0, "shop/web2")}),
     _block("10.65.80.0/26", None, ("h2",)),
 )
-#: Of each IP version: in use, borrowed, resting, reserved, not assigned, without a block, without a pool.
+#: Of each IP version: in use, borrowed (of nobody too), resting, reserved, not assigned, without a block or a pool.
 ADDRESSES = (
-    *("10.65.79.1", "10.65.79.2", "10.65.79.5", "10.65.79.61", "10.65.79.9", "10.65.200.1", "10.1.1.1"),
+    *("10.65.79.1", "10.65.79.2", "10.65.80.0", "10.65.79.5", "10.65.79.61", "10.65.79.9", "10.65.200.1", "10.1.1.1"),
     *("fd00:65::40", "fd00:65::41", "fd00:65::42", "fd00:65::7d", "fd00:65::50", "fd00:65::200:1", "fd01::1"),
 )
 STATUS = {
