@@ -193,6 +193,8 @@ async def test_blocks_with_a_damaged_summary_stop_nobody(world: World, damage: s
     )
     async with world.following("n2") as node:
         (address,) = (await node.assign(world.request("b"))).addresses
+        # One by one, or after the list of all has told of them.
+        assert node.counters.conflict_count == (pool.block_count if damage == "missing" else 2)
     block = await world.block(pool.block_of(address))
     assert (block.affinity, block.in_use) == ("n1", 2)
     assert await world.store.get([keys.usage(block.cidr)]) != {}
@@ -214,6 +216,20 @@ async def test_news_of_one_block_reads_that_block_alone(world: World) -> None:
         await world.until(lambda: sum(block.in_use for block in owner.own_blocks()) == 8)
         assert asked == ["get"]
         assert borrowed not in owner.holders()
+
+
+async def test_what_was_read_of_others_is_not_trusted_the_next_time(world: World) -> None:
+    """A block that was looked at for one request is read again for the next: its node goes on writing it."""
+    await world.add_pool("v4", str(ONLY), 30)
+    async with world.following("n1") as owner, world.following("n2") as borrower:
+        await owner.assign(world.request("a"))
+        await borrower.assign(world.request("b"))
+        await borrower.release("b")
+        conflict_count = borrower.counters.conflict_count
+        await owner.assign(world.request("c"))
+        await borrower.assign(world.request("d"))
+        assert borrower.counters.conflict_count == conflict_count
+    assert set(await world.check()) == {"a", "c", "d"}
 
 
 async def test_reading_blocks_of_others_wakes_nobody(world: World) -> None:
