@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import time
+from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -17,17 +18,20 @@ if TYPE_CHECKING:
 ADDRESSES: Final = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
 _DEADLINE_SECONDS: Final = 60.0
 _HTTP_PORT: Final = 8500
-#: Where packets arrive, so that the sender is told nothing. What a server says to itself needs no network.
-_CUT: Final = """
-table inet cut {{
-    chain input {{
-        type filter hook input priority 0; policy accept;
-        ip saddr {address} ip daddr {address} accept
-        ip saddr {address} drop
-        ip daddr {address} drop
-    }}
-}}
-"""
+
+
+class Cut(Enum):
+    """What of a server's traffic is dropped, as nftables rules; where it arrives, so that the sender is told nothing.
+
+    What a server says to itself needs no network.
+    """
+
+    #: Everything: the others elect a leader without it, if it was theirs.
+    OFF = "ip saddr {0} ip daddr {0} accept; ip saddr {0} drop; ip daddr {0} drop"
+    #: Its answers to clients: what they ask for is done, and they do not hear of it.
+    MUTE = "ip saddr {0} tcp sport {1} drop"
+    #: The requests of clients: what they give up waiting for arrives once the cut is healed.
+    DEAF = "ip daddr {0} tcp dport {1} drop"
 
 
 class Cluster:
@@ -78,9 +82,11 @@ class Cluster:
         process.send_signal(signal.SIGKILL)
         process.wait()
 
-    def cut_off(self, address: str) -> None:
-        """Drop every packet between a server and everybody else, clients included."""
-        subprocess.run(["nft", "-f", "-"], input=_CUT.format(address=address).encode(), check=True)
+    def cut(self, address: str, kind: Cut) -> None:
+        """Drop what this kind of cut says between a server and everybody else, until `heal`."""
+        rules = kind.value.format(address, _HTTP_PORT)
+        chain = f"type filter hook input priority 0;\n{rules}"
+        subprocess.run(["nft", f"table inet cut {{\nchain input {{\n{chain}\n}}\n}}"], check=True)
         self._cut = address
 
     def heal(self) -> None:

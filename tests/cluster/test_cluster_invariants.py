@@ -24,15 +24,16 @@ from ipam.pool import Pool
 from tests.cluster.audit import audit, held_in
 from tests.cluster.checker import Fault, check
 from tests.cluster.history import CommitOutcome, History, Kind, Outcome, read_history
-from tests.cluster.servers import ADDRESSES, Cluster
+from tests.cluster.servers import ADDRESSES, Cluster, Cut
 from tests.cluster.worker import Orders
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ipam.address import IPAddress
 
 LOAD_SECONDS: Final = 60.0
+SHORT_CUT_SECONDS: Final = 2.6
 WORKER_COUNT: Final = 4
 AGENTS_PER_WORKER: Final = 4
 #: The agents' clock runs faster, so that what takes it a minute happens during the load.
@@ -87,9 +88,8 @@ def _worker(orders: Orders) -> Iterator[subprocess.Popen[str]]:
 
 
 def _run(cluster: Cluster, directory: Path, seed: int) -> tuple[History, list[tuple[str, str]]]:
-    """Let the agents work for LOAD_SECONDS; return their history, and the leaders before and after each fault."""
+    """Let the agents work for LOAD_SECONDS; return their history, and the leaders before and after each loss of one."""
     started = time.monotonic()
-    leaders = []
 
     def load_until(seconds: float) -> None:
         while time.monotonic() < started + seconds:
@@ -99,18 +99,7 @@ def _run(cluster: Cluster, directory: Path, seed: int) -> tuple[History, list[tu
     with ExitStack() as stack:
         every = [_orders(directory, number, seed, started) for number in range(WORKER_COUNT)]
         workers = [stack.enter_context(_worker(orders)) for orders in every]
-        load_until(10)
-        killed = cluster.wait_for_leader()
-        cluster.kill(killed)
-        leaders.append((killed, cluster.wait_for_leader(other_than=killed)))
-        load_until(24)
-        cluster.start(killed)
-        load_until(30)
-        severed = cluster.wait_for_leader()
-        cluster.cut_off(severed)
-        leaders.append((severed, cluster.wait_for_leader(other_than=severed)))
-        load_until(44)
-        cluster.heal()
+        leaders = _break_and_heal(cluster, load_until)
         load_until(LOAD_SECONDS)
         cluster.wait_for_leader()
         for worker in workers:
@@ -120,6 +109,40 @@ def _run(cluster: Cluster, directory: Path, seed: int) -> tuple[History, list[tu
             assert worker.wait(_DEADLINE_SECONDS) == 0, _logs(directory)
     with ExitStack() as stack:
         return read_history(stack.enter_context(Path(orders.history).open()) for orders in every), leaders
+
+
+def _break_and_heal(cluster: Cluster, load_until: Callable[[float], None]) -> list[tuple[str, str]]:
+    """Break everything once and more; return the leaders before and after each loss of one.
+
+    The short cuts last a little longer than an agent waits for an answer.
+    """
+
+    def cut_shortly(seconds: float, address: str, kind: Cut) -> None:
+        load_until(seconds)
+        cluster.cut(address, kind)
+        load_until(seconds + SHORT_CUT_SECONDS)
+        cluster.heal()
+
+    first, second, third = ADDRESSES
+    cut_shortly(4, first, Cut.MUTE)
+    cut_shortly(8, second, Cut.DEAF)
+    load_until(12)
+    killed = cluster.wait_for_leader()
+    cluster.kill(killed)
+    after_kill = cluster.wait_for_leader(other_than=killed)
+    load_until(22)
+    cluster.start(killed)
+    cut_shortly(26, third, Cut.MUTE)
+    load_until(30)
+    severed = cluster.wait_for_leader()
+    cluster.cut(severed, Cut.OFF)
+    after_cut = cluster.wait_for_leader(other_than=severed)
+    load_until(42)
+    cluster.heal()
+    cut_shortly(46, third, Cut.DEAF)
+    cut_shortly(50, second, Cut.MUTE)
+    cut_shortly(54, first, Cut.DEAF)
+    return [(killed, after_kill), (severed, after_cut)]
 
 
 def _logs(directory: Path) -> str:
@@ -164,9 +187,11 @@ def test_no_address_is_held_twice_lost_or_left_over(cluster: Cluster, tmp_path: 
     records = [asyncio.run(_records(Cluster.url(address))) for address in ADDRESSES]
     assert records[0] == records[1] == records[2]
     held = held_in(records[0])
-    assert [*check(history, held), *audit(records[0])] == [], _logs(tmp_path)
+    findings = [*check(history, held), *audit(records[0])]
+    assert findings == [], "\n".join(map(str, findings)) + _logs(tmp_path)
     assert all(before != after for before, after in leaders)
     counts = _counts(history)
+    print(counts, leaders)  # noqa: T201  shown when something fails
     assert [what for what in _MUST_HAPPEN if not counts[what]] == [], counts
     _find_what_is_planted(history, held)
 
