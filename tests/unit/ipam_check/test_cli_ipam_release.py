@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,7 @@ from controller.assignment.operator_release import Outcome, release_address
 from controller.cli.main import run
 from controller.datamodel import keys
 from controller.datamodel.blocks import decode_share
+from ipam.block import Block, Holder
 from ipam.problem import ProblemKind
 from ipam.request import ReleaseRequest
 
@@ -139,6 +141,21 @@ def test_a_block_that_cannot_be_read_is_left_alone(
     on_cluster(plant(ProblemKind.UNREADABLE_BLOCK))
     assert run(["ipam", "release", "--ip=10.65.9.0"]) == 1
     assert "record tortie/v1/blocks/10.65.9.0-26 in the store cannot be read" in capsys.readouterr().err
+
+
+def test_an_address_that_two_blocks_give_is_refused(on_cluster: OnCluster, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody can tell whose it is; both blocks are named."""
+
+    async def give_twice(cluster: Cluster) -> None:
+        inner = Block.claimed(ip_network("10.65.1.0/28"), node="h2", at=0.0)
+        await cluster.write(inner.assign(Holder("other", "h2", "web", "shop", "tor9", 0.0))[0])
+
+    on_cluster(give_twice)
+    assert run(["ipam", "release", f"--ip={WIRED}", "--force"]) == 1
+    error = capsys.readouterr().err
+    assert "10.65.1.0/26" in error
+    assert "10.65.1.0/28" in error
+    assert WIRED in held(on_cluster)
 
 
 async def test_owner_and_holder_are_told(cluster: Cluster) -> None:

@@ -87,6 +87,22 @@ async def test_what_only_one_reading_shows_is_no_problem(
     assert (await cluster.find()).problems == ()
 
 
+async def test_what_came_up_between_two_readings_is_left_to_the_next_check(
+    cluster: Cluster, plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both readings must show a problem, whichever of them shows it alone."""
+    await plant(ProblemKind.UNUSED_BLOCK)(cluster)
+    list_everything = cluster.store.list
+
+    async def list_then_plant(prefix: str) -> dict[str, Entry]:
+        found = await list_everything(prefix)
+        await plant(ProblemKind.LEAKED)(cluster)
+        return found
+
+    monkeypatch.setattr(cluster.store, "list", list_then_plant)
+    assert [problem.kind for problem in (await cluster.find()).problems] == [ProblemKind.UNUSED_BLOCK]
+
+
 async def test_a_node_gets_the_time_to_tell_that_a_link_is_gone(
     cluster: Cluster, plant: Plant, monkeypatch: pytest.MonkeyPatch
 ) -> None:

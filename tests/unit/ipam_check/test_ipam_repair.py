@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,7 @@ from controller.datamodel import keys
 from controller.datamodel.blocks import encode_block
 from controller.datamodel.records import encode_configuration
 from controller.errors import ConflictError, StoreUnavailable, TransientError
+from ipam.block import Block, Holder
 from ipam.configuration import IpamConfiguration
 from ipam.problem import ProblemKind
 
@@ -94,6 +96,27 @@ async def test_an_address_wired_meanwhile_is_not_released(cluster: Cluster, plan
     before = await cluster.held()
     await repair(cluster.store, findings.problems, lambda: cluster.now)
     assert await cluster.held() == before
+
+
+async def test_a_leak_in_a_block_that_overlaps_is_not_released(cluster: Cluster, plant: Plant) -> None:
+    """Nothing of two overlapping blocks is touched before the operator has decided."""
+    await plant(ProblemKind.LEAKED)(cluster)
+    await cluster.write(Block.claimed(ip_network("10.65.1.32/27"), node="h2", at=0.0))
+    await repair(cluster.store, (await cluster.find()).problems, lambda: cluster.now)
+    left = {address for address, _ in await cluster.held()}
+    assert "10.65.1.0" in left
+    assert "fd00:65::" not in left  # the same workload's address in a block of its own
+
+
+async def test_a_block_that_is_used_again_meanwhile_is_not_deleted(cluster: Cluster, plant: Plant) -> None:
+    """An address was borrowed of it after the check."""
+    await plant(ProblemKind.UNUSED_BLOCK)(cluster)
+    problems = (await cluster.find()).problems
+    block = await cluster.block(ip_network("10.65.22.0/26"))
+    used, address = block.assign(Holder("new", "h1", "web", "shop", "tor9", cluster.now))
+    await cluster.write(used)
+    await repair(cluster.store, problems, lambda: cluster.now)
+    assert (str(address), "new") in await cluster.held()
 
 
 async def test_a_released_leak_rests_as_configured(cluster: Cluster, plant: Plant) -> None:
