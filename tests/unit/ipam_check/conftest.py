@@ -24,12 +24,13 @@ from ipam.pool import Pool
 from ipam.problem import ProblemKind
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
     from pathlib import Path
 
     from controller.assignment.inventory import Findings
     from controller.ports import Store
     from ipam.address import IPNetwork
+    from tests.conftest import ConsulServer
 
 T = TypeVar("T")
 CLAIMED_AT, CREATED_AT, SEEN_AT, NOW = 1_000.0, 2_000.0, 90_000.0, 100_000.0
@@ -322,6 +323,16 @@ async def cluster() -> Cluster:
     cluster = Cluster(MemoryStore())
     await cluster.fill()
     return cluster
+
+
+@pytest.fixture
+async def cluster_on_consul(own_consul: ConsulServer) -> AsyncGenerator[Cluster]:
+    """Give a healthy cluster in a Consul server of its own."""
+    store = open_store(own_consul.address)
+    cluster = Cluster(store)
+    await cluster.fill()
+    yield cluster
+    await store.close()
 
 
 @pytest.fixture(params=FAULTS, ids=lambda fault: fault.plant.__name__.strip("_"))
