@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from controller.errors import MalformedRecord
 from ipam.errors import IpamError
@@ -13,10 +13,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: Made once: a block is encoded for every assignment. Records are trees, so no circle is looked for.
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), sort_keys=True, check_circular=False)
+
 
 def encoded(fields: dict[str, Any]) -> bytes:
     """Return the record of these fields."""
-    return json.dumps(fields, separators=(",", ":"), sort_keys=True).encode()
+    return _ENCODER.encode(fields).encode()
 
 
 def decoded(key: str, value: bytes, build: Callable[[dict[str, Any]], T]) -> T:
