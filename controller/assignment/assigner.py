@@ -240,12 +240,12 @@ class Assigner:
 
     def _take_in(self) -> Collection[IPNetwork]:
         """Take in what the agent fed since the last time, and return the blocks of which it tells news."""
-        if self._fed_rules is not None:
-            self._knowledge = self._knowledge.with_rules(self._fed_rules)
-            self._fed_rules = None
-        written = {key: entry for key, entry in self._fed_share.items() if entry is not None}
-        deleted = self._fed_share.keys() - written.keys()
-        self._fed_share = {}
+        rules, self._fed_rules = self._fed_rules, None
+        share, self._fed_share = self._fed_share, {}
+        if rules is not None:
+            self._knowledge = self._knowledge.with_rules(rules)
+        written = {key: entry for key, entry in share.items() if entry is not None}
+        deleted = share.keys() - written.keys()
         return self._knowledge.outdated_by(written, deleted)
 
     async def _serve(self, batch: list[_Waiting]) -> None:

@@ -198,7 +198,7 @@ async def test_every_interleaving_of_two_nodes(
 
 
 @pytest.mark.parametrize("block_prefix_length", [30, 31, 32])
-@pytest.mark.parametrize("steps", [(("+a", "-a", "+b"),), (("+a",), ("+b",)), (("+a", "-a"), ("+b",))])
+@pytest.mark.parametrize("steps", [(("+a", "-a", "+b"),), (("+a", "+b"), ("+c",)), (("+a", "-a"), ("+b",))])
 async def test_every_failure_at_every_point(world: World, block_prefix_length: int, steps: tuple[Steps, ...]) -> None:
     """One conflict or outage, before or after the store has applied, anywhere: what was answered is what is stored."""
     ends = await _run_all(type(world), block_prefix_length, steps, 1)
