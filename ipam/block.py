@@ -67,9 +67,9 @@ class Block:
     `affinity` is the owning node or None. `holders` maps an ordinal (the offset from the block's first address) to its
     holder. `free` lists the unassigned ordinals, head first: assignment takes the head, release appends, so that
     an address rests as long as possible. `resting` maps the ordinals that must rest for a set time to their rest. Each
-    ordinal is in exactly one of the three. `sequence` grows by one with every change and is never used twice for one
-    CIDR, also when the block is deleted and claimed again; `ordinal_sequence` maps an ordinal to the block's sequence
-    at its last assignment or release.
+    ordinal is in exactly one of the three. `sequence` grows by one with every change and is not used twice for one
+    CIDR, also when the block is deleted and claimed again (see `claimed`); `ordinal_sequence` maps an ordinal to the
+    block's sequence at its last assignment or release.
     """
 
     cidr: IPNetwork
@@ -103,7 +103,8 @@ class Block:
     def claimed(cls, cidr: IPNetwork, *, node: str | None, at: float) -> Block:
         """Return a new block with every address free, claimed by a node or by nobody, at this time in epoch seconds.
 
-        Its sequence starts with the milliseconds of that time, past every one that an earlier block of this CIDR had.
+        Its sequence starts with the milliseconds of that time: another one than any that an earlier block of this CIDR
+        had, and a later one unless that block came and went while this claim was planned or the nodes' clocks differ.
         """
         return cls(cidr, node, at, holders={}, free=tuple(range(cidr.num_addresses)), sequence=int(at * 1000))
 

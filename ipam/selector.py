@@ -20,8 +20,10 @@ _Matches: TypeAlias = Callable[[Labels], bool]
 
 #: The selector of every node.
 EVERY_NODE: Final = "all()"
+_WORD: Final = re.compile(r"[A-Za-z0-9_][\w./-]*", re.ASCII)
 _TOKEN: Final = re.compile(
-    r"""\s*(?:(?P<symbol>&&|\|\||==|!=|!|\(|\)|\{|\}|,)|(?P<text>'[^']*'|"[^"]*")|(?P<word>[A-Za-z0-9_][\w./-]*))"""
+    r"""\s*(?:(?P<symbol>&&|\|\||==|!=|!|\(|\)|\{|\}|,)|(?P<text>'[^']*'|"[^"]*")|(?P<word>[A-Za-z0-9_][\w./-]*))""",
+    re.ASCII,
 )
 #: What follows a label, word by word, and how its value is then compared.
 _COMPARISONS: Final[Mapping[tuple[str, ...], Callable[[str, str], bool]]] = {
@@ -29,6 +31,8 @@ _COMPARISONS: Final[Mapping[tuple[str, ...], Callable[[str, str], bool]]] = {
     ("starts", "with"): str.startswith,
     ("ends", "with"): str.endswith,
 }
+#: How deep parentheses may be nested: far deeper than anybody writes, far from what the interpreter bears.
+_MAX_DEPTH: Final = 32
 _EXPECTED: Final = "all(), has(LABEL), or a LABEL compared by ==, !=, in, not in, contains, starts with or ends with"
 
 
@@ -45,10 +49,7 @@ def selects(text: str, labels: Labels) -> bool:
 @lru_cache(maxsize=256)
 def _parsed(text: str) -> _Matches:
     parser = _Parser(text)
-    try:
-        matches = parser.either()
-    except RecursionError:
-        raise InvalidSelector(f"selector of {len(text)} characters: it is nested too deeply; simplify it") from None
+    matches = parser.either()
     if parser.token is not None:
         raise parser.error("&&, || or the end")
     return matches
@@ -61,6 +62,7 @@ class _Parser:
         self._text = text
         self._position = 0
         self._start = 0
+        self._depth = 0
         self.token: str | None = None
         self._advance()
 
@@ -93,9 +95,7 @@ class _Parser:
 
     def _positive(self) -> _Matches:
         if self._take("("):
-            inner = self.either()
-            self._need(")")
-            return inner
+            return self._nested()
         label = self._word()
         if label in ("all", "has") and self._take("("):
             if label == "all":
@@ -105,6 +105,15 @@ class _Parser:
             self._need(")")
             return lambda labels: wanted in labels
         return self._compared(label)
+
+    def _nested(self) -> _Matches:
+        if self._depth == _MAX_DEPTH:
+            raise self.error(f"not more than {_MAX_DEPTH} parentheses in each other")
+        self._depth += 1
+        inner = self.either()
+        self._need(")")
+        self._depth -= 1
+        return inner
 
     def _compared(self, label: str) -> _Matches:
         if self._take("=="):
@@ -142,7 +151,7 @@ class _Parser:
 
     def _word(self) -> str:
         token = self.token
-        if token is None or not re.match(r"\w", token):
+        if token is None or not _WORD.fullmatch(token):
             raise self.error(_EXPECTED)
         self._advance()
         return token
@@ -151,6 +160,8 @@ class _Parser:
         token = self.token
         if token is None or token[0] not in "'\"":
             raise self.error("a value in quotes")
+        if len(token) == 1:
+            raise self.error(f"a value that ends with {token} too")
         self._advance()
         return token[1:-1]
 

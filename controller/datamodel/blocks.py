@@ -21,11 +21,11 @@ def encode_block(block: Block) -> bytes:
             "cidr": str(block.cidr),
             "affinity": block.affinity,
             "claimed_at": block.claimed_at,
-            "holders": {str(ordinal): _holder_fields(holder) for ordinal, holder in block.holders.items()},
+            "holders": {ordinal: _holder_fields(holder) for ordinal, holder in block.holders.items()},
             "free": list(block.free),
             "sequence": block.sequence,
-            "ordinal_sequence": {str(ordinal): sequence for ordinal, sequence in block.ordinal_sequence.items()},
-            "resting": {str(ordinal): [rest.until, rest.kept_for] for ordinal, rest in block.resting.items()},
+            "ordinal_sequence": dict(block.ordinal_sequence),
+            "resting": {ordinal: [rest.until, rest.kept_for] for ordinal, rest in block.resting.items()},
         }
     )
 
