@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
+import threading
 from contextlib import asynccontextmanager, suppress
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +19,7 @@ from controller.reconcile.programmer import DesiredRoutes, RouteProgrammer, Swee
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Container, Iterable, Iterator
 
-    from ipam.address import IPNetwork
+    from ipam.address import IPAddress, IPNetwork
 
 
 class FakeFib:
@@ -28,6 +30,9 @@ class FakeFib:
         self.refused: set[IPNetwork] = set()
         self.broken = False
         self.others: list[ForeignRoute] = []
+        self.dumping = threading.Event()
+        self.may_dump = threading.Event()
+        self.may_dump.set()
         self.journal: list[str] = []
 
     def expect(self, routes: Iterable[KernelRoute]) -> None:
@@ -41,7 +46,10 @@ class FakeFib:
         """Return the table, unless broken."""
         self._check()
         self.journal.append("dump")
-        return dict(self.table)
+        found = dict(self.table)
+        self.dumping.set()
+        assert self.may_dump.wait(10)
+        return found
 
     def apply(
         self,
@@ -70,6 +78,18 @@ class FakeFib:
     def _check(self) -> None:
         if self.broken:
             raise KernelUnavailable("no answer")
+
+
+class FakeConnections:
+    """A table of connections that notes which addresses it forgot."""
+
+    def __init__(self) -> None:
+        self.flushed: list[IPAddress] = []
+
+    def flush(self, addresses: Collection[IPAddress]) -> int:
+        """Take note."""
+        self.flushed += sorted(addresses, key=int)
+        return len(addresses)
 
 
 def local(number: int) -> KernelRoute:
@@ -266,3 +286,150 @@ async def test_what_was_dropped_goes_though_the_kernel_was_silent(programmer: Ro
     fib.broken = False
     await programmer.iterate()
     assert fib.table == desired(1).routes
+
+
+async def test_an_addition_does_not_wait_for_a_dump(programmer: RouteProgrammer, fib: FakeFib) -> None:
+    """It is in the kernel while the dump still runs, and is lost neither to that dump nor to the pass after it."""
+    programmer.set(desired(1, 2))
+    await programmer.iterate()
+    del fib.table[local(1).prefix]
+    fib.may_dump.clear()
+    fib.dumping.clear()
+    programmer.kernel_changed()
+    resync = asyncio.create_task(programmer.iterate())
+    assert await asyncio.to_thread(fib.dumping.wait, 10)
+    await asyncio.wait_for(programmer.program([local(3)]), 10)
+    assert local(3).prefix in fib.table
+    assert not resync.done()
+    fib.may_dump.set()
+    await resync
+    assert fib.table == desired(1, 2, 3).routes
+    assert programmer.table.route_count == 3
+    fib.journal.clear()
+    programmer.set(desired(1, 2))  # the addition is known, so what is not wanted any more goes
+    await programmer.iterate()
+    assert fib.journal == ["remove 10.0.0.3/32"]
+
+
+async def test_an_addition_that_a_set_overtook_is_looked_at_again(programmer: RouteProgrammer, fib: FakeFib) -> None:
+    """Whichever of the two threads writes last, the kernel ends up with what is desired."""
+    programmer.set(desired(1))
+    await programmer.iterate()
+    late = asyncio.create_task(programmer.program([local(2)]))
+    await asyncio.sleep(0)
+    programmer.set(desired(1))
+    await late
+    assert not programmer.in_sync.is_set()
+    await programmer.iterate()
+    assert fib.table == desired(1).routes
+
+
+async def test_what_an_event_tells_is_repaired_without_a_dump(programmer: RouteProgrammer, fib: FakeFib) -> None:
+    """A route that went comes back, one that changed is put right, one that nobody wants goes."""
+    programmer.set(desired(1, 2))
+    await programmer.iterate()
+    fib.journal.clear()
+    changed = KernelRoute(local(2).prefix, RouteKind.BLACKHOLE)
+    del fib.table[local(1).prefix]
+    fib.table |= {changed.prefix: changed, local(3).prefix: local(3)}
+    programmer.routes_changed({local(1).prefix: None, changed.prefix: changed, local(3).prefix: local(3)})
+    await programmer.iterate()
+    assert fib.table == desired(1, 2).routes
+    assert fib.journal == ["add 10.0.0.1/32", "add 10.0.0.2/32", "remove 10.0.0.3/32"]
+    assert programmer.table.repaired_count == 2
+    assert programmer.in_sync.is_set()
+
+
+async def test_news_that_are_old_do_no_harm(programmer: RouteProgrammer, fib: FakeFib) -> None:
+    """A route said to be gone that is there again is found to be ours."""
+    programmer.set(desired(1))
+    await programmer.iterate()
+    programmer.routes_changed({local(1).prefix: None})
+    await programmer.iterate()
+    assert fib.table == desired(1).routes
+    assert programmer.failures == {}
+
+
+async def test_a_conflict_is_looked_into_and_logged_once(
+    programmer: RouteProgrammer, fib: FakeFib, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A foreign route in the way is on record for as long as it is there, and costs one dump in all."""
+
+    class Foreign(FakeFib):
+        """Its dump shows nothing: what is in the way is not ours."""
+
+        def dump(self) -> dict[IPNetwork, KernelRoute]:
+            """Return none of ours."""
+            self.journal.append("dump")
+            return {}
+
+    foreign = Foreign()
+    foreign.table = dict(desired(1).routes)
+    other = RouteProgrammer(foreign)
+    try:
+        with caplog.at_level(logging.WARNING):
+            for _ in range(3):
+                other.set(desired(1))
+                await other.iterate()
+        assert foreign.journal.count("dump") == 2  # the first of all, and the one that looks into it
+        assert other.failures[local(1).prefix].error_number == errno.EEXIST
+        assert [record.message for record in caplog.records] == ["the kernel refused a route"]
+    finally:
+        other.close()
+    assert fib.journal == []
+    assert programmer.failures == {}
+
+
+async def test_connections_of_a_moved_address_are_flushed(fib: FakeFib) -> None:
+    """Led elsewhere, or taken away: flushed. New, unchanged, repaired, or a whole block: not."""
+    connections = FakeConnections()
+    programmer = RouteProgrammer(fib, connections=connections)
+    block = KernelRoute(ip_network("10.1.0.0/26"), RouteKind.BLACKHOLE)
+    elsewhere = {number: KernelRoute(local(number).prefix, RouteKind.UNICAST, (NextHop(None, 8),)) for number in (2, 5)}
+    try:
+        programmer.set(DesiredRoutes({**desired(1, 2, 3, 4).routes, block.prefix: block}, Sweep.EVERYTHING))
+        await programmer.iterate()
+        fib.table[local(4).prefix] = elsewhere[5]
+        programmer.kernel_changed()
+        await programmer.iterate()
+        programmer.set(DesiredRoutes({**desired(1, 4).routes, elsewhere[2].prefix: elsewhere[2]}, Sweep.EVERYTHING))
+        await programmer.iterate()
+        await programmer.program([local(5)])
+        await programmer.program([elsewhere[5]])
+    finally:
+        programmer.close()  # ends once everything is flushed
+    assert connections.flushed == [ip_address(f"10.0.0.{number}") for number in (2, 3, 5)]
+
+
+async def test_connections_of_an_address_that_left_with_its_link_are_flushed(fib: FakeFib) -> None:
+    """That the kernel took the route away together with the link changes nothing."""
+    connections = FakeConnections()
+    programmer = RouteProgrammer(fib, connections=connections)
+    try:
+        programmer.set(desired(1, 2))
+        await programmer.iterate()
+        del fib.table[local(1).prefix]
+        programmer.routes_changed({local(1).prefix: None})
+        programmer.set(desired(2))
+        await programmer.iterate()
+    finally:
+        programmer.close()
+    assert connections.flushed == [ip_address("10.0.0.1")]
+
+
+async def test_foreign_routes_on_workload_links_are_reported(
+    programmer: RouteProgrammer, fib: FakeFib, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each is logged once and on record until it is gone."""
+    fib.others = [ForeignRoute(ip_network("10.9.0.0/24"), 7, 3), ForeignRoute(ip_network("10.8.0.0/24"), 99, 3)]
+    programmer.set(desired(1))
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            programmer.kernel_changed()
+            await programmer.iterate()
+    assert programmer.foreign == (fib.others[0],)
+    assert len(caplog.records) == 1
+    fib.others = []
+    programmer.kernel_changed()
+    await programmer.iterate()
+    assert not programmer.foreign
