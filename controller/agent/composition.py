@@ -30,6 +30,7 @@ from controller.cni.server import serve
 from controller.datamodel import keys
 from controller.errors import TortieError
 from controller.kernel.addresses import interface_addresses, uplink_mtu
+from controller.kernel.connections import KernelConnections
 from controller.kernel.links import KernelLinks
 from controller.kernel.monitor import KernelChange, KernelMonitor
 from controller.kernel.neighbours import KernelEndpoints
@@ -79,7 +80,8 @@ class Agent:
         self._kernel_links = KernelLinks()
         self._links = WorkloadLinks(self._kernel_links)
         self._endpoints = KernelEndpoints()
-        self._programmer = RouteProgrammer(self._fib)
+        self._connections = KernelConnections()
+        self._programmer = RouteProgrammer(self._fib, connections=self._connections)
         self._speaker = SidecarSpeaker(settings.bgp_socket)
         self._routing = Routing(
             node=node,
@@ -110,7 +112,7 @@ class Agent:
         self._assigner.on_change(self._routing.mark)
         self._links.on_change(self._routing.mark)
         self._links.on_change(self._publisher.mark)
-        self._monitor = KernelMonitor(self._fib.port_id, self._hinted)
+        self._monitor = KernelMonitor(self._fib.port_id, self._hinted, self._programmer.routes_changed)
         self._api = ApiServer(settings.agent_socket, self.status)
 
     @classmethod
@@ -263,4 +265,5 @@ class Agent:
         self._programmer.close()
         self._kernel_links.close()
         self._endpoints.close()
+        self._connections.close()
         self._fib.close()
