@@ -43,7 +43,7 @@ class ConsulClient:
         self._timeout_seconds = timeout_seconds
         self._consul: Any = None
         self._closed = False
-        # Compressing an answer takes the server longer than sending it, the shortest most of all.
+        # Compressing an answer takes the server longer than sending it: what is large is stored compressed.
         self._headers = {"Accept-Encoding": "identity"}
         if access.token is not None:
             self._headers["X-Consul-Token"] = access.token
