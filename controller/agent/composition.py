@@ -173,6 +173,7 @@ class Agent:
             decision=self._routing.decision,
             routes_in_sync=self._programmer.in_sync.is_set(),
             route_failures=self._programmer.failures,
+            foreign_routes=self._programmer.foreign,
             missing_addresses=self._routing.missing_addresses(),
             holders=self._assigner.holders(),
             pool_count=len(cluster.pools),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bgp.peer import Peer
     from controller.agent.decision import Decision, RejectedRoutes
     from controller.datamodel.records import Node
-    from controller.ports import RouteFailure
+    from controller.ports import ForeignRoute, RouteFailure
     from ipam.address import IPAddress, IPNetwork
     from ipam.block import Holder
 
@@ -53,6 +53,7 @@ class Observed:
     holders: Mapping[IPAddress, Holder]
     pool_count: int
     malformed: Mapping[str, str]
+    foreign_routes: tuple[ForeignRoute, ...] = ()
 
 
 def status_of(observed: Observed) -> Status:
@@ -93,6 +94,11 @@ def _problems(observed: Observed) -> tuple[str, ...]:
         f"{reason}; what it said before stays until it is written anew" for reason in observed.malformed.values()
     ]
     problems += [f"route {prefix}: {failure.reason}" for prefix, failure in observed.route_failures.items()]
+    problems += [
+        f"route {route.prefix} of protocol {route.protocol} leads out of a workload's link (number {route.link_index}) "
+        "and is not ours; it is left alone"
+        for route in observed.foreign_routes
+    ]
     problems += [
         f"address {address} of this node is on no interface; restart the agent if the host was given another one"
         for address in observed.missing_addresses

@@ -81,15 +81,14 @@ class KernelMonitor:
     """Watches the namespace it was opened in, and calls `on_change` from the event loop, once for each kind of change.
 
     `own_port_id` is the port of the socket whose route changes are our own (`KernelFib.port_id`). `on_routes` is told
-    what somebody else made of single routes of ours, by prefix, None where ours is gone; without it that is a change of
-    `ROUTES`.
+    what somebody else made of single routes of ours, by prefix, None where ours is gone.
     """
 
     def __init__(
         self,
         own_port_id: int,
         on_change: Callable[[KernelChange], None],
-        on_routes: Callable[[Mapping[IPNetwork, KernelRoute | None]], None] | None = None,
+        on_routes: Callable[[Mapping[IPNetwork, KernelRoute | None]], None],
     ) -> None:
         self._on_change = on_change
         self._on_routes = on_routes
@@ -113,13 +112,13 @@ class KernelMonitor:
         for kind, body in self._events():
             if kind not in {RTM_NEWROUTE, RTM_DELROUTE}:
                 changes |= dict.fromkeys(changes_of(kind, body))
-            elif self._on_routes is None or len(told) >= _ROUTES_AT_ONCE:
+            elif len(told) >= _ROUTES_AT_ONCE:
                 changes[KernelChange.ROUTES] = None
             else:
                 prefix, route = heard(body)
                 if prefix is not None:
                     told[prefix] = route if kind == RTM_NEWROUTE else None
-        if told and self._on_routes is not None:
+        if told:
             self._on_routes(told)
         for change in changes:
             self._on_change(change)
