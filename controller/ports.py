@@ -180,17 +180,17 @@ class ForeignRoute:
 class Fib(Protocol):
     """The kernel's forwarding table, as far as it is ours: nothing else in it is ever changed.
 
-    `dump` and `foreign` may run in one thread while `apply` runs in another.
+    `read` and `foreign` may run in one thread while `apply` runs in another.
     """
 
     def expect(self, routes: Iterable[KernelRoute]) -> None:
-        """Take note of what the next dump will probably show: what it does show of that costs next to nothing."""
+        """Take note of what `read` will probably find: what it does find of that costs next to nothing."""
         ...
 
-    def dump(self) -> dict[IPNetwork, KernelRoute]:
-        """Return every route of ours, both families, by prefix; one that did not change is the same object as before.
+    def read(self) -> list[KernelRoute]:
+        """Return every route of ours, both families; one that did not change is the same object as before.
 
-        What is written meanwhile may be in it or not.
+        What is written meanwhile may be among them or not.
         """
         ...
 

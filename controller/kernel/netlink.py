@@ -1,7 +1,7 @@
 """Packed netlink messages, and the one exchange with the kernel that carries them.
 
 A batch of requests goes to the kernel in one datagram, and only its last request asks for an acknowledgement: the
-kernel reports every request it refuses anyway, so nothing is lost and 500 requests cost two system calls
+kernel reports every request it refuses anyway, so nothing is lost and 2000 requests cost two system calls
 (net/netlink/af_netlink.c, netlink_rcv_skb). The kernel works on a batch inside our send(), so by the time send()
 returns the answers are queued; the deadline is there for the case that one is not.
 """
@@ -46,8 +46,8 @@ _ATTRIBUTE: Final = struct.Struct("=HH")
 _ERROR_NUMBER: Final = struct.Struct("=i")
 #: The kernel builds answers of at most 32 KiB (netlink_recvmsg); this leaves room.
 DATAGRAM_BYTES: Final = 128 * 1024
-_BATCH_REQUESTS: Final = 500
-_BATCH_BYTES: Final = 64 * 1024
+_BATCH_REQUESTS: Final = 2000
+_BATCH_BYTES: Final = 128 * 1024
 _RECEIVE_BUFFER_BYTES: Final = 8 * 1024 * 1024
 _DUMP_ATTEMPTS: Final = 20
 

@@ -16,6 +16,8 @@ from controller.kernel.netlink import attribute, attributes
 from controller.ports import ROUTE_METRIC, ROUTE_PROTOCOL, KernelRoute, NextHop, RouteKind
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ipam.address import IPAddress, IPNetwork
 
 # include/uapi/linux/rtnetlink.h
@@ -63,34 +65,41 @@ def dump_request(version: int, protocol: int = ROUTE_PROTOCOL) -> bytes:
     return RTMSG.pack(_FAMILY_BY_VERSION[version], 0, 0, 0, RT_TABLE_MAIN, protocol, 0, 0, 0)
 
 
-def addition(route: KernelRoute) -> bytes:
-    """Return the body of RTM_NEWROUTE for this route, with its attributes in the order in which a dump shows them."""
-    prefix = route.prefix
-    version = prefix.version
-    hops = route.next_hops
-    kind, scope, how = RTN_UNICAST, RT_SCOPE_UNIVERSE, b""
-    if route.kind is RouteKind.BLACKHOLE:
-        kind = RTN_BLACKHOLE
-    elif len(hops) == 1:
-        gateway, link_index = hops[0].gateway, hops[0].link_index
-        how = _LINK.pack(8, RTA_OIF, link_index)
-        if gateway is not None:
-            how = _gateway(version, gateway) + how
-        elif version == 4:  # noqa: PLR2004  IPv6 routes have no scope
-            scope = RT_SCOPE_LINK
-    else:
-        how = attribute(RTA_MULTIPATH, b"".join(_path(version, hop) for hop in hops))
-    packed = prefix.network_address.packed
-    return (
-        _HEAD.pack(
+def additions(routes: Iterable[KernelRoute]) -> list[bytes]:
+    """Return the body of RTM_NEWROUTE for each route, with its attributes in the order in which a dump shows them."""
+    # Many routes lead through few next hops; those live as long as this call, so their identity is theirs alone.
+    how_by_hop: dict[tuple[int, int], bytes] = {}
+    bodies = []
+    for route in routes:
+        prefix = route.prefix
+        version = prefix.version
+        hops = route.next_hops
+        kind, scope, how = RTN_UNICAST, RT_SCOPE_UNIVERSE, b""
+        if route.kind is RouteKind.BLACKHOLE:
+            kind = RTN_BLACKHOLE
+        elif len(hops) == 1:
+            hop = hops[0]
+            key = (version, id(hop))
+            if key not in how_by_hop:
+                how_by_hop[key] = _only(version, hop)
+            how = how_by_hop[key]
+            if hop.gateway is None and version == 4:  # noqa: PLR2004  IPv6 routes have no scope
+                scope = RT_SCOPE_LINK
+        else:
+            how = attribute(RTA_MULTIPATH, b"".join(_path(version, hop) for hop in hops))
+        packed = prefix.network_address.packed
+        head = _HEAD.pack(
             _FAMILY_BY_VERSION[version], prefix.prefixlen, 0, 0, RT_TABLE_MAIN, ROUTE_PROTOCOL, scope, kind, 0,
             8, RTA_TABLE, RT_TABLE_MAIN,
             4 + len(packed), RTA_DST,
-        )
-        + packed
-        + _METRIC_ATTRIBUTE
-        + how
-    )  # fmt: skip
+        )  # fmt: skip
+        bodies.append(head + packed + _METRIC_ATTRIBUTE + how)
+    return bodies
+
+
+def _only(version: int, hop: NextHop) -> bytes:
+    link = _LINK.pack(8, RTA_OIF, hop.link_index)
+    return link if hop.gateway is None else _gateway(version, hop.gateway) + link
 
 
 def likely_dump(route: KernelRoute, added: bytes) -> bytes:

@@ -18,7 +18,7 @@ from controller.kernel.route_messages import (
     RTM_DELROUTE,
     RTM_GETROUTE,
     RTM_NEWROUTE,
-    addition,
+    additions,
     dump_request,
     likely_dump,
     links_of,
@@ -37,7 +37,7 @@ _T = TypeVar("_T")
 _CREATE_ONLY: Final = NLM_F_CREATE | NLM_F_EXCL
 _CREATE_OR_REPLACE: Final = NLM_F_CREATE | NLM_F_REPLACE
 #: How many routes are packed, written and noted before the next are: what lives shortly is cheap.
-_ROUTES_AT_ONCE: Final = 500
+_ROUTES_AT_ONCE: Final = 2000
 #: RTPROT_BOOT and RTPROT_STATIC: what `ip route add` and network managers write. The kernel's own routes are expected
 #: on every link, and a routing daemon's table may be of any size.
 _HAND_MADE: Final = (3, 4)
@@ -66,24 +66,28 @@ class KernelFib:
             self._reader.close()
 
     def expect(self, routes: Iterable[KernelRoute]) -> None:
-        """Take note of what the next dump will probably show: what it does show of that costs next to nothing."""
-        self._route_by_body.update((likely_dump(route, addition(route)), route) for route in routes)
+        """Take note of what `read` will probably find: what it does find of that costs next to nothing."""
+        expected = tuple(routes)
+        self._note(expected, additions(expected))
 
-    def dump(self) -> dict[IPNetwork, KernelRoute]:
-        """Return every route of ours, both families, by prefix; one that did not change is the same object as before.
+    def read(self) -> list[KernelRoute]:
+        """Return every route of ours, both families; one that did not change is the same object as before.
 
-        What is written meanwhile may be in it or not.
+        What is written meanwhile may be among them or not.
         """
         with self._reading:
             known = self._route_by_body
             # What is written from here on is noted in the new mapping, beside what the dump shows.
             self._route_by_body = {}
             try:
-                routes = [route for version in (4, 6) for route in self._dumped(version, known)]
+                return [route for version in (4, 6) for route in self._dumped(version, known)]
             except BaseException:
                 self._route_by_body = {**known, **self._route_by_body}
                 raise
-        return {route.prefix: route for route in routes}
+
+    def dump(self) -> dict[IPNetwork, KernelRoute]:
+        """Return every route of ours by prefix."""
+        return {route.prefix: route for route in self.read()}
 
     def foreign(self, link_indexes: Collection[int]) -> list[ForeignRoute]:
         """Return the routes on these links that people and network managers made, both families."""
@@ -141,16 +145,19 @@ class KernelFib:
             raise
 
     def _write(self, routes: tuple[KernelRoute, ...], replaceable: Container[IPNetwork]) -> list[RouteFailure]:
-        bodies = [addition(route) for route in routes]
+        bodies = additions(routes)
         refusals = self._writer.exchange(
             [
                 Request(RTM_NEWROUTE, _CREATE_OR_REPLACE if route.prefix in replaceable else _CREATE_ONLY, body)
                 for route, body in zip(routes, bodies, strict=True)
             ]
         )
-        # Where a dump shows just these bytes, it gives back the caller's own object.
-        self._route_by_body.update(zip(map(likely_dump, routes, bodies), routes, strict=True))
+        self._note(routes, bodies)
         return [_failure(routes[position].prefix, number, text) for position, number, text in refusals]
+
+    def _note(self, routes: tuple[KernelRoute, ...], added: list[bytes]) -> None:
+        # Where a dump shows just these bytes, it gives back the caller's own object.
+        self._route_by_body.update(zip(map(likely_dump, routes, added), routes, strict=True))
 
     def _remove(self, routes: tuple[KernelRoute, ...]) -> list[RouteFailure]:
         refusals = self._writer.exchange([Request(RTM_DELROUTE, 0, removal(route.prefix)) for route in routes])

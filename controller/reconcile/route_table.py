@@ -84,7 +84,7 @@ class RouteTable:
         with self._lock:
             self._added |= prefixes
             self._wanted |= prefixes
-            failures = self._write(routes, self._actual)
+            failures = self._write(routes, {})
             self._report(prefixes, failures)
         return failures
 
@@ -110,12 +110,14 @@ class RouteTable:
         """
         if programmed:
             desired = DesiredRoutes({**desired.routes, **programmed}, desired.sweep)
-        before = self._actual
-        if before is None:
-            for portion in _portions(desired.routes.values(), _READ_AT_ONCE):
+        before: dict[IPNetwork, KernelRoute] = {}
+        first = self._actual is None
+        if first:
+            for portion in _portions(desired.routes.values()):
                 self._fib.expect(portion)
-        if resync or before is None:
-            drifted = self._resync(desired)
+        if first or resync:
+            drifted = self._resync(before)
+            self._look_for_foreign(desired)
             if not drifted and not changed:
                 return
         with self._lock:
@@ -123,12 +125,12 @@ class RouteTable:
             dropped = self._wanted.difference(desired.routes) - self._added
         actual = self._actual or {}
         upserts: list[KernelRoute] = []
-        for portion in _portions(desired.routes.values(), _READ_AT_ONCE):
+        for portion in _portions(desired.routes.values()):
             upserts += to_write(portion, actual)
         removals: list[KernelRoute] = []
         absent_count = sum(route.prefix not in actual for route in upserts)
         if len(actual) + absent_count > len(desired.routes):  # else everything there is desired
-            for portion in _portions(list(actual.values()), _READ_AT_ONCE):
+            for portion in _portions(list(actual.values())):
                 removals += to_remove(portion, desired, dropped)
         failures = self._apply(upserts, removals, before)
         with self._lock:
@@ -168,27 +170,37 @@ class RouteTable:
         with self._lock:
             self._report(told.keys() - self._added, failures)
 
-    def _resync(self, desired: DesiredRoutes) -> bool:
-        """Read the kernel's routes, and return whether they were not as expected."""
+    def _resync(self, before: dict[IPNetwork, KernelRoute]) -> bool:
+        """Read the kernel's routes and return whether they were not as expected; `before` gets those lost or changed.
+
+        Routes are told apart by identity: an unchanged one is the same object, and hashing a prefix takes long.
+        """
         with self._lock:
             self._written = set()
-        found = self._dumped()
+        found = self._read()
         with self._lock:
-            expected = self._actual
-            if expected is not None:
-                for prefix in self._written:
-                    if prefix in expected:
-                        found[prefix] = expected[prefix]
-                    else:
-                        found.pop(prefix, None)
-            self._actual = found
-        self._look_for_foreign(desired)
-        # Routes that did not change are the same objects, so this is quick unless there is something to do.
-        return found != expected
+            if self._actual is None:
+                self._actual = {route.prefix: route for route in found}
+                return True
+            expected = list(self._actual.values())
+        known, seen = set(map(id, expected)), set(map(id, found))
+        gone = [route for portion in _portions(expected) for route in portion if id(route) not in seen]
+        new = [route for portion in _portions(found) for route in portion if id(route) not in known]
+        drifted = False
+        with self._lock:
+            for route in gone:
+                if route.prefix not in self._written and self._actual.pop(route.prefix, None) is not None:
+                    before[route.prefix] = route
+                    drifted = True
+            for route in new:
+                if route.prefix not in self._written:
+                    self._actual[route.prefix] = route
+                    drifted = True
+        return drifted
 
-    def _dumped(self) -> dict[IPNetwork, KernelRoute]:
+    def _read(self) -> list[KernelRoute]:
         started = time.monotonic()
-        found = self._fib.dump()
+        found = self._fib.read()
         self.resync_seconds = time.monotonic() - started
         self.resync_count += 1
         return found
@@ -197,7 +209,7 @@ class RouteTable:
         if desired.routes is not self._linked:
             self._linked = desired.routes
             self._links = set()
-            for portion in _portions(desired.routes.values(), _READ_AT_ONCE):
+            for portion in _portions(desired.routes.values()):
                 self._links.update(route.next_hops[0].link_index for route in portion if _is_workloads(route))
         found = tuple(self._fib.foreign(self._links)) if self._links else ()
         for route in set(found).difference(self.foreign):
@@ -211,7 +223,7 @@ class RouteTable:
         self,
         upserts: Iterable[KernelRoute],
         removals: Iterable[KernelRoute],
-        before: Mapping[IPNetwork, KernelRoute] | None,
+        before: Mapping[IPNetwork, KernelRoute],
     ) -> list[RouteFailure]:
         """Write what was not added meanwhile; added before removed, for a route may stand in for one that goes."""
         failures: list[RouteFailure] = []
@@ -226,10 +238,8 @@ class RouteTable:
     def _not_added(self, routes: tuple[KernelRoute, ...]) -> Collection[KernelRoute]:
         return [route for route in routes if route.prefix not in self._added] if self._added else routes
 
-    def _write(
-        self, routes: Collection[KernelRoute], before: Mapping[IPNetwork, KernelRoute] | None
-    ) -> list[RouteFailure]:
-        """Write and note; `before` has the routes as we left them, None if we do not know that."""
+    def _write(self, routes: Collection[KernelRoute], before: Mapping[IPNetwork, KernelRoute]) -> list[RouteFailure]:
+        """Write and note; `before` has those routes as we left them that somebody else changed since."""
         failures = self._fib.apply(routes, (), replaceable=self._actual or ())
         taken = {
             failure.prefix
@@ -237,7 +247,7 @@ class RouteTable:
             if failure.error_number == errno.EEXIST and self.failure_by_prefix.get(failure.prefix) != failure
         }
         if taken:  # ours after all? What is known to be in the way of a route is not looked at each time.
-            self._actual = self._dumped()
+            self._actual = {route.prefix: route for route in self._read()}
             back = [route for route in routes if route.prefix in taken and route.prefix in self._actual]
             again = self._fib.apply(back, (), replaceable=self._actual)
             settled = {route.prefix for route in back}
@@ -248,15 +258,16 @@ class RouteTable:
         self._note(written, before)
         return failures
 
-    def _note(self, written: dict[IPNetwork, KernelRoute], before: Mapping[IPNetwork, KernelRoute] | None) -> None:
+    def _note(self, written: dict[IPNetwork, KernelRoute], before: Mapping[IPNetwork, KernelRoute]) -> None:
         self.programmed_count += len(written)
         actual = self._actual
-        if before is not None and before is not actual:
+        if before:
             self.repaired_count += sum(is_same(route, before.get(prefix)) for prefix, route in written.items())
-        known = before if before is not None else actual or {}
         for prefix, route in written.items():
-            if prefix.prefixlen == prefix.max_prefixlen and not is_same(route, known.get(prefix, route)):
-                self._moved.add(prefix.network_address)
+            if prefix.prefixlen == prefix.max_prefixlen:
+                old = before.get(prefix) or (actual or {}).get(prefix, route)
+                if not is_same(route, old):
+                    self._moved.add(prefix.network_address)
         self._written.update(written)
         if actual is not None:
             actual.update(written)
@@ -286,7 +297,7 @@ class RouteTable:
         self.failure_by_prefix = now
 
 
-def _portions(items: Iterable[_T], size: int) -> Iterator[tuple[_T, ...]]:
+def _portions(items: Iterable[_T], size: int = _READ_AT_ONCE) -> Iterator[tuple[_T, ...]]:
     rest = iter(items)
     while portion := tuple(islice(rest, size)):
         yield portion

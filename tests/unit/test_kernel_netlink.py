@@ -23,7 +23,7 @@ from controller.kernel.netlink import (
     attributes,
     messages,
 )
-from controller.kernel.route_messages import addition, parsed
+from controller.kernel.route_messages import additions, parsed
 from controller.ports import KernelRoute, NextHop, RouteKind
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def routes(draw: st.DrawFn) -> KernelRoute:
 @given(routes())
 def test_routes_come_back(route: KernelRoute) -> None:
     """A packed route is read as the same route; only the order of its next hops is not kept."""
-    read = parsed(addition(route))
+    read = parsed(additions([route])[0])
     assert read is not None
     assert (read.prefix, read.kind, len(read.next_hops)) == (route.prefix, route.kind, len(route.next_hops))
     assert set(read.next_hops) == set(route.next_hops)

@@ -42,11 +42,11 @@ class FakeFib:
         """Return the foreign routes of these links."""
         return [route for route in self.others if route.link_index in link_indexes]
 
-    def dump(self) -> dict[IPNetwork, KernelRoute]:
+    def read(self) -> list[KernelRoute]:
         """Return the table, unless broken."""
         self._check()
         self.journal.append("dump")
-        found = dict(self.table)
+        found = list(self.table.values())
         self.dumping.set()
         assert self.may_dump.wait(10)
         return found
@@ -358,10 +358,10 @@ async def test_a_conflict_is_looked_into_and_logged_once(
     class Foreign(FakeFib):
         """Its dump shows nothing: what is in the way is not ours."""
 
-        def dump(self) -> dict[IPNetwork, KernelRoute]:
+        def read(self) -> list[KernelRoute]:
             """Return none of ours."""
             self.journal.append("dump")
-            return {}
+            return []
 
     foreign = Foreign()
     foreign.table = dict(desired(1).routes)
@@ -385,11 +385,13 @@ async def test_connections_of_a_moved_address_are_flushed(fib: FakeFib) -> None:
     connections = FakeConnections()
     programmer = RouteProgrammer(fib, connections=connections)
     block = KernelRoute(ip_network("10.1.0.0/26"), RouteKind.BLACKHOLE)
-    elsewhere = {number: KernelRoute(local(number).prefix, RouteKind.UNICAST, (NextHop(None, 8),)) for number in (2, 5)}
+    elsewhere = {
+        number: KernelRoute(local(number).prefix, RouteKind.UNICAST, (NextHop(None, 8),)) for number in (2, 4, 5)
+    }
     try:
         programmer.set(DesiredRoutes({**desired(1, 2, 3, 4).routes, block.prefix: block}, Sweep.EVERYTHING))
         await programmer.iterate()
-        fib.table[local(4).prefix] = elsewhere[5]
+        fib.table[local(4).prefix] = elsewhere[4]
         programmer.kernel_changed()
         await programmer.iterate()
         programmer.set(DesiredRoutes({**desired(1, 4).routes, elsewhere[2].prefix: elsewhere[2]}, Sweep.EVERYTHING))
