@@ -22,6 +22,8 @@ _CHANGES_A_ROUND: Final = 2000
 _REACTOR_SPEED: Final = "2.0"
 #: Routes of one peer are shown in one go, so that no event comes between them.
 _ROUTES_AT_ONCE: Final = "10000000"
+#: The third and fourth octet of MP_REACH_NLRI: SAFI 1, and a next hop of two IPv6 addresses (RFC 4760, section 3).
+_UNICAST_WITH_TWO_ADDRESSES: Final = bytes([1, 32])
 #: The pause before a session is tried again doubles from the first to the longest, in seconds.
 _FIRST_PAUSE_SECONDS: Final = 0.25
 _LONGEST_PAUSE_SECONDS: Final = 2.0
@@ -62,6 +64,7 @@ def _start() -> None:
 
     ASYNC.LIMIT = _CHANGES_A_ROUND
     _forget_routes_of_ended_sessions()
+    _keep_global_next_hops()
     _survive_a_dead_api_process()
     _try_again_soon()
     sys.exit(main())
@@ -75,6 +78,23 @@ def _forget_routes_of_ended_sessions() -> None:
     from exabgp.rib.incoming import IncomingRIB  # noqa: PLC0415 - imported after the settings are made
 
     IncomingRIB.reset = IncomingRIB.clear
+
+
+def _keep_global_next_hops() -> None:
+    """Pass over the link-local address that a router on the same link adds to its global one (RFC 2545, section 3).
+
+    ExaBGP makes a route of each of the two, and keeps the last one, whose next hop tells nothing without its link.
+    """
+    from exabgp.bgp.message.update.attribute.mprnlri import MPRNLRI  # noqa: PLC0415 - as above
+
+    unpack = MPRNLRI.unpack.__func__
+
+    def unpack_global(cls: Any, data: Any, direction: Any, negotiated: Any) -> Any:  # noqa: ANN401 - ExaBGP's
+        if data[2:4] == _UNICAST_WITH_TWO_ADDRESSES:
+            data = bytes(data[:3]) + bytes([16]) + bytes(data[4:20]) + bytes(data[36:])
+        return unpack(cls, data, direction, negotiated)
+
+    MPRNLRI.unpack = classmethod(unpack_global)
 
 
 def _survive_a_dead_api_process() -> None:
