@@ -14,13 +14,14 @@ import click
 from controller.cli.examples import examples
 from controller.cli.output import output_option, print_columns, print_document
 from controller.lab.lab import Lab
+from controller.lab.routers import AS_NUMBER
 from controller.ports import ROUTE_PROTOCOL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, TextIO
 
-    from controller.lab.layout import StoreKind
+    from controller.lab.layout import RouterProgram, StoreKind
     from controller.lab.reachability import Matrix
     from controller.lab.status import LabStatus
 
@@ -128,6 +129,53 @@ def remove_node(name: str, node: str) -> None:
     """Remove a host for good, with its node, addresses and workloads."""
     Lab(name, progress=lambda text: click.echo(text, err=True)).remove_node(node)
     click.echo(f"host {node} removed")
+
+
+@lab.command()
+@_NAME
+@click.argument("node")
+@click.option("--ip", "addresses", multiple=True, metavar="ADDRESS", help="Wire it with this address; repeatable.")
+@examples("tortiectl lab add-workload h1", "tortiectl lab add-workload h2 --ip 10.244.7.70")
+def add_workload(name: str, node: str, addresses: tuple[str, ...]) -> None:
+    """Wire one more workload on a host."""
+    added = Lab(name).add_workload(node, addresses)
+    click.echo(f"workload {added.name} wired with {', '.join(added.addresses)}")
+
+
+@lab.command()
+@_NAME
+@click.argument("workload")
+@examples("tortiectl lab remove-workload h1w3")
+def remove_workload(name: str, workload: str) -> None:
+    """Release a workload's addresses and remove it."""
+    Lab(name).remove_workload(workload)
+    click.echo(f"workload {workload} removed")
+
+
+@lab.command()
+@_NAME
+@click.option("--program", default="bird", show_default=True, type=click.Choice(["bird", "gobgp"]))
+@click.option("--configuration", type=click.File(), help="What the program reads; without it, a route reflector.")
+@examples("tortiectl lab add-router", "tortiectl lab add-router --program gobgp --configuration r1.conf")
+def add_router(name: str, program: RouterProgram, configuration: TextIO | None) -> None:
+    """Add a router to the fabric: a route reflector for all hosts, or what its configuration says.
+
+    Hosts peer with it as in any cluster: once a peer with its address is applied.
+    """
+    place = Lab(name)
+    added = place.add_router(program, None if configuration is None else configuration.read())
+    addresses = ", ".join(map(str, place.layout().addresses(added)))
+    click.echo(f"router {added.name} started at {addresses}, AS {AS_NUMBER} unless configured otherwise")
+
+
+@lab.command()
+@_NAME
+@click.argument("router")
+@examples("tortiectl lab remove-router r1")
+def remove_router(name: str, router: str) -> None:
+    """Remove a router of the fabric."""
+    Lab(name).remove_router(router)
+    click.echo(f"router {router} removed")
 
 
 @lab.command()

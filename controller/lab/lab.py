@@ -10,7 +10,9 @@ Everything raises `RefusedError` when the lab or what is named in it does not ex
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +21,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from controller.errors import RefusedError
-from controller.lab import reachability, readiness, wiring
+from controller.lab import reachability, readiness, routers, wiring
 from controller.lab.control import SupervisorUnavailable, ask, start_supervisor
 from controller.lab.layout import (
     FABRIC,
     MAX_HOSTS,
+    MAX_ROUTERS,
     Host,
     Layout,
+    Router,
     StoreKind,
     Workload,
     plan,
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from controller.lab.layout import RouterProgram
     from controller.lab.reachability import Matrix
 
 _PARALLEL: Final = 8
@@ -150,6 +155,7 @@ class Lab:
             write_manifest(layout)
             self._make_hosts(Network(layout, lock), layout, [host])
             ask(self.name, "reload")
+            self._tell_reflectors(layout)
             self._connect(layout, [host])
             return host.name
 
@@ -174,9 +180,10 @@ class Lab:
             shutil.rmtree(layout.directory(host), ignore_errors=True)
             write_manifest(left)
             ask(self.name, "reload")
+            self._tell_reflectors(left)
 
-    def add_workload(self, host_name: str) -> Workload:
-        """Wire one more workload on a host and return it."""
+    def add_workload(self, host_name: str, wanted: Iterable[str] = ()) -> Workload:
+        """Wire one more workload on a host, with the wanted addresses if any, and return it."""
         with locked(self.name) as lock:
             layout = self._finished()
             host = layout.host(host_name)
@@ -185,10 +192,13 @@ class Lab:
             host = replace(host, workloads=(*host.workloads, workload))
             write_manifest(layout.with_host(host))
             Network(layout, lock).make_workloads([workload])
-            host = self._wired(layout, replace(host, workloads=(workload,)))
-            [workload] = host.workloads
-            kept = tuple(each for each in layout.host(host_name).workloads if each.name != workload.name)
-            write_manifest(layout.with_host(replace(host, workloads=(*kept, workload))))
+            try:
+                workload = replace(workload, addresses=wiring.add(layout, host, workload, wanted))
+            except RefusedError:
+                self._remove_namespaces(layout, [workload.name], lock)
+                write_manifest(layout)
+                raise
+            write_manifest(layout.with_host(replace(host, workloads=(*host.workloads[:-1], workload))))
             return workload
 
     def remove_workload(self, name: str) -> None:
@@ -203,6 +213,48 @@ class Lab:
             kept = tuple(each for each in host.workloads if each is not workload)
             write_manifest(layout.with_host(replace(host, workloads=kept)))
             self._remove_namespaces(layout, [name], lock)
+
+    def add_router(self, program: RouterProgram = "bird", configuration: str | None = None) -> Router:
+        """Add a router to the fabric and return it as soon as its program is started.
+
+        Without a configuration it is a route reflector for all hosts, those to come included; who is to peer with it
+        is said in the store, as in any cluster.
+        """
+        with locked(self.name) as lock:
+            layout = self._finished()
+            number = max((router.number for router in layout.routers), default=0) + 1
+            if number > MAX_ROUTERS:
+                raise RefusedError(f"lab {self.name} has had {MAX_ROUTERS} routers, which is the most")
+            router = Router(number, program, reflector=configuration is None)
+            layout = replace(layout, routers=(*layout.routers, router))
+            write_manifest(layout)
+            Network(layout, lock).make_hosts([router])
+            layout.directory(router).mkdir(exist_ok=True)
+            text = routers.reflector(layout, router) if configuration is None else configuration
+            routers.configuration_path(layout, router).write_text(text)
+            ask(self.name, "reload")
+            return router
+
+    def remove_router(self, name: str) -> None:
+        """Remove a router with its namespace and files; whoever peers with it keeps its routes for the restart time."""
+        with locked(self.name) as lock:
+            layout = self.layout()
+            router = layout.router(name)
+            ask(self.name, "stop", f"{router.name}/{router.program}")
+            self._remove_namespaces(layout, [name], lock)
+            shutil.rmtree(layout.directory(router), ignore_errors=True)
+            write_manifest(replace(layout, routers=tuple(each for each in layout.routers if each is not router)))
+            ask(self.name, "reload")
+
+    def _tell_reflectors(self, layout: Layout) -> None:
+        """Make the reflectors take the hosts of this layout for their clients."""
+        states = ask(self.name, "status")
+        for router in layout.routers:
+            if router.reflector:
+                routers.configuration_path(layout, router).write_text(routers.reflector(layout, router))
+                pid = states[f"{router.name}/{router.program}"]["pid"]
+                if pid is not None:
+                    os.kill(pid, signal.SIGHUP)
 
     def _finished(self) -> Layout:
         """Return the layout of a lab that has been up: in another one nobody could ever reach everybody."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ipam.address import IPAddress
 
 StoreKind: TypeAlias = Literal["sqlite", "consul"]
+RouterProgram: TypeAlias = Literal["bird", "gobgp"]
 
 FABRIC: Final = "fabric"
 #: Networks for documentation (RFC 5737, RFC 3849): no lab can be mistaken for a real network.
@@ -27,6 +28,7 @@ FABRIC_INDEX: Final = 254
 POOLS: Final = {"ipv4": "10.244.0.0/16", "ipv6": "fd00:244::/64"}
 CONSUL: Final = "consul"
 MAX_HOSTS: Final = 250
+MAX_ROUTERS: Final = 3
 STATE_ROOT: Final = Path("/run")
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 
@@ -53,6 +55,25 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
+class Router:
+    """A router of the fabric that is no host, counted from 1; `reflector`: its configuration follows the hosts."""
+
+    number: int
+    program: RouterProgram
+    reflector: bool
+
+    @property
+    def name(self) -> str:
+        """The router's name."""
+        return f"r{self.number}"
+
+    @property
+    def index(self) -> int:
+        """What its addresses end in, behind those of all hosts."""
+        return MAX_HOSTS + self.number
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """One lab; `complete` once everything in it has been up, `last_index` is the highest a host ever had."""
 
@@ -62,6 +83,7 @@ class Layout:
     hosts: tuple[Host, ...]
     last_index: int
     complete: bool = False
+    routers: tuple[Router, ...] = ()
 
     @property
     def state(self) -> Path:
@@ -97,21 +119,30 @@ class Layout:
         )
 
     def host_of(self, place: str) -> Host | None:
-        """Return the host a place is or lies on, None for the fabric; raises `RefusedError` for an unknown place."""
+        """Return the host a place is or lies on, None for fabric and routers; raises `RefusedError`."""
         for host in self.hosts:
             if place == host.name or place in {workload.name for workload in host.workloads}:
                 return host
-        if place == FABRIC:
+        bare = [FABRIC, *(router.name for router in self.routers)]
+        if place in bare:
             return None
-        places = [FABRIC, *(host.name for host in self.hosts), *(workload.name for workload in self.workloads)]
+        places = [*bare, *(host.name for host in self.hosts), *(workload.name for workload in self.workloads)]
         raise RefusedError(f"no host or workload {place} in lab {self.name}; there are: {', '.join(places)}")
 
-    def addresses(self, host: Host) -> tuple[IPAddress, ...]:
-        """Return the host's addresses, IPv4 first."""
+    def router(self, name: str) -> Router:
+        """Return the router of this name; raises `RefusedError`."""
+        for router in self.routers:
+            if router.name == name:
+                return router
+        there = ", ".join(router.name for router in self.routers) or "none"
+        raise RefusedError(f"no router {name} in lab {self.name}; there are: {there}")
+
+    def addresses(self, host: Host | Router) -> tuple[IPAddress, ...]:
+        """Return the addresses of a host or router, IPv4 first."""
         return tuple(FABRIC_NETWORKS[version][host.index] for version in self.versions)
 
-    def directory(self, host: Host) -> Path:
-        """Return the directory of a host's files."""
+    def directory(self, host: Host | Router) -> Path:
+        """Return the directory of a host's or router's files."""
         return self.state / host.name
 
     def log(self, service: str) -> Path:
@@ -171,4 +202,4 @@ def check_name(name: str) -> None:
 
 def is_namespace_of(lab: str, namespace: str) -> bool:
     """Tell whether a namespace's name is one that this lab gives, and no lab of another name."""
-    return re.fullmatch(rf"tortie-{re.escape(lab)}-(fabric|h\d+(w\d+)?)", namespace) is not None
+    return re.fullmatch(rf"tortie-{re.escape(lab)}-(fabric|r\d+|h\d+(w\d+)?)", namespace) is not None

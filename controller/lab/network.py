@@ -15,7 +15,7 @@ from controller.lab.layout import FABRIC, FABRIC_INDEX, FABRIC_NETWORKS, is_name
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from controller.lab.layout import Host, Layout, Workload
+    from controller.lab.layout import Host, Layout, Router, Workload
 
 NAMESPACES: Final = Path("/run/netns")
 _UPLINK: Final = "eth0"
@@ -43,8 +43,8 @@ class Network:
         bridge = f"link add {_BRIDGE} type bridge mcast_snooping 0"
         self._batch(FABRIC, ["link set lo up", bridge, *addresses, f"link set {_BRIDGE} up"])
 
-    def make_hosts(self, hosts: Sequence[Host]) -> None:
-        """Make the hosts' namespaces, and wire each to the fabric with addresses and a default route."""
+    def make_hosts(self, hosts: Sequence[Host | Router]) -> None:
+        """Make the namespaces of hosts or routers, and wire each to the fabric with addresses and a default route."""
         layout = self._layout
         self._make_namespaces([host.name for host in hosts])
         wires = []
@@ -62,7 +62,7 @@ class Network:
         for name in names:
             self._batch(name, ["link set lo up"])
 
-    def _host_lines(self, host: Host) -> list[str]:
+    def _host_lines(self, host: Host | Router) -> list[str]:
         lines = ["link set lo up"]
         for address in self._layout.addresses(host):
             length = FABRIC_NETWORKS[address.version].prefixlen

@@ -12,20 +12,21 @@ from typing import TYPE_CHECKING, Final
 
 import controller
 from controller.errors import RefusedError
+from controller.lab import routers
 from controller.lab.layout import CONSUL, FABRIC, FABRIC_INDEX, FABRIC_NETWORKS
 from controller.lab.network import NAMESPACES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from controller.lab.layout import Host, Layout
+    from controller.lab.layout import Host, Layout, Router
 
 REPOSITORY: Final = Path(controller.__file__).parent.parent
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A program that runs for as long as the lab does, under the name `HOST/PROGRAM` or `consul`."""
+    """A program that runs for as long as the lab does, named `HOST/PROGRAM`, `ROUTER/PROGRAM` or `consul`."""
 
     name: str
     command: tuple[str, ...]
@@ -36,6 +37,7 @@ class Service:
 def services_of(layout: Layout) -> dict[str, Service]:
     """Return every service of the lab by its name."""
     services = [service for host in layout.hosts for service in _host_services(layout, host)]
+    services += [_router_service(layout, router) for router in layout.routers]
     if layout.store == "consul":
         services.insert(0, _consul(layout))
     return {service.name: service for service in services}
@@ -103,6 +105,12 @@ def _consul_link(layout: Layout) -> Path:
 
 def _consul_file(layout: Layout) -> Path:
     return layout.state / "consul.json"
+
+
+def _router_service(layout: Layout, router: Router) -> Service:
+    name = f"{router.name}/{router.program}"
+    command = (*enter(layout.namespace(router.name)), *routers.command(layout, router))
+    return Service(name, command, environment(layout, None), layout.log(name))
 
 
 def _host_services(layout: Layout, host: Host) -> list[Service]:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from controller.errors import RefusedError
-from controller.lab.layout import Host, Layout, Workload, state_directory
+from controller.lab.layout import Host, Layout, Router, Workload, state_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +74,8 @@ def read_manifest(name: str) -> Layout | None:
     try:
         fields = json.loads(path.read_text())
         hosts = tuple(_host(host) for host in fields.pop("hosts"))
-        return Layout(hosts=hosts, **fields)
+        routers = tuple(Router(**router) for router in fields.pop("routers", []))
+        return Layout(hosts=hosts, routers=routers, **fields)
     except FileNotFoundError:
         return None
     except PermissionError as error:

@@ -12,6 +12,7 @@ from controller.lab.network import NAMESPACES
 from controller.lab.services import REPOSITORY, enter, program
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from controller.lab.layout import Host, Layout, Workload
@@ -55,9 +56,12 @@ def configure(layout: Layout, host: Host) -> None:
     _configuration(layout, host).write_text(json.dumps(network, indent=2))
 
 
-def add(layout: Layout, host: Host, workload: Workload) -> tuple[str, ...]:
-    """Wire the workload and return its addresses, IPv4 first; raises `RefusedError` with what the plugin said."""
-    result = json.loads(_call(layout, host, workload, "ADD"))
+def add(layout: Layout, host: Host, workload: Workload, wanted: Iterable[str] = ()) -> tuple[str, ...]:
+    """Wire the workload and return its addresses, IPv4 first, the wanted ones among them.
+
+    Raises `RefusedError` with what the plugin said.
+    """
+    result = json.loads(_call(layout, host, workload, "ADD", wanted))
     addresses = [each["address"].partition("/")[0] for each in result["ips"]]
     return tuple(sorted(addresses, key=lambda address: ":" in address))
 
@@ -67,7 +71,9 @@ def remove(layout: Layout, host: Host, workload: Workload) -> None:
     _call(layout, host, workload, "DEL")
 
 
-def _call(layout: Layout, host: Host, workload: Workload, command: str) -> str:
+def _call(layout: Layout, host: Host, workload: Workload, command: str, wanted: Iterable[str] = ()) -> str:
+    addresses = ",".join(wanted)
+    asked = f";IP={addresses}" if addresses else ""
     binaries = layout.directory(host) / "cni" / "bin"
     variables = {
         "CNI_COMMAND": command,
@@ -75,7 +81,7 @@ def _call(layout: Layout, host: Host, workload: Workload, command: str) -> str:
         "CNI_NETNS": str(NAMESPACES / layout.namespace(workload.name)),
         "CNI_IFNAME": _INTERFACE,
         "CNI_PATH": str(binaries),
-        "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE={layout.name};K8S_POD_NAME={workload.name}",
+        "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE={layout.name};K8S_POD_NAME={workload.name}{asked}",
     }
     done = subprocess.run(
         (*enter(layout.namespace(host.name)), str(binaries / "tortie-cni")),

@@ -24,6 +24,7 @@ def test_a_lab_knows_its_own_namespaces_and_no_others() -> None:
     assert is_namespace_of("a", "tortie-a-h1")
     assert is_namespace_of("a", "tortie-a-h12w3")
     assert is_namespace_of("a", "tortie-a-fabric")
+    assert is_namespace_of("a", "tortie-a-r1")
     for other in (
         "tortie-a-h1-h1",
         "tortie-a-h1-fabric",
