@@ -65,6 +65,7 @@ def _start() -> None:
     ASYNC.LIMIT = _CHANGES_A_ROUND
     _forget_routes_of_ended_sessions()
     _keep_global_next_hops()
+    _end_only_what_was_begun()
     _survive_a_dead_api_process()
     _try_again_soon()
     sys.exit(main())
@@ -95,6 +96,23 @@ def _keep_global_next_hops() -> None:
         return unpack(cls, data, direction, negotiated)
 
     MPRNLRI.unpack = classmethod(unpack_global)
+
+
+def _end_only_what_was_begun() -> None:
+    """Send no End-of-RIB of a family that the peer does not speak; GoBGP ends the session over it.
+
+    ExaBGP sends what it is told to send of every family (RFC 4760, section 8: only what both sides offered is used).
+    """
+    from exabgp.reactor.protocol import Protocol  # noqa: PLC0415 - as above
+
+    new_eors = Protocol.new_eors
+
+    def new_negotiated_eors(self: Any, *family: Any) -> Any:  # noqa: ANN401 - ExaBGP's
+        if family and family not in self.negotiated.families:
+            return iter(())
+        return new_eors(self, *family)
+
+    Protocol.new_eors = new_negotiated_eors
 
 
 def _survive_a_dead_api_process() -> None:
