@@ -76,7 +76,7 @@ class KernelConnections:
             self._socket = None
             self._do_without(error)
             return 0
-        refusals = self._socket.exchange([Request(_DELETE, 0, head + entry) for entry in entries])
+        refusals = self._socket.exchange(Request(_DELETE, 0, head + entry) for entry in entries)
         for refusal in refusals:
             if refusal.error_number != errno.ENOENT:  # over meanwhile
                 raise KernelRefused("forgetting a connection", refusal.error_number, refusal.text)

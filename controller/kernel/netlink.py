@@ -12,12 +12,13 @@ import errno
 import os
 import socket
 import struct
+from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from controller.errors import KernelRefused, KernelUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
 _T = TypeVar("_T")
 
@@ -122,7 +123,7 @@ class NetlinkSocket:
         """Close the socket; it may not be used afterwards."""
         self._socket.close()
 
-    def exchange(self, requests: Sequence[Request]) -> list[Refusal]:
+    def exchange(self, requests: Iterable[Request]) -> list[Refusal]:
         """Send every request, in order, and return those the kernel refused; the others are done.
 
         A refused request does not stop those after it. Raises `KernelUnavailable` when an answer is lost: any of the
@@ -130,17 +131,19 @@ class NetlinkSocket:
         """
         refusals: list[Refusal] = []
         start = 0
-        while start < len(requests):
+        rest = iter(requests)
+        while True:
             first_sequence = self._sequence + 1
-            batch, count = self._packed(requests, start)
+            batch = self._packed(rest)
             last_sequence = self._sequence
+            if not batch:
+                return refusals
             for sequence, number, text in self._answers(batch, last_sequence):
                 if number and first_sequence <= sequence <= last_sequence:
                     refusals.append(Refusal(start + sequence - first_sequence, number, text))
-            start += count
-        return refusals
+            start += last_sequence - first_sequence + 1
 
-    def require(self, what: str, requests: Sequence[Request]) -> None:
+    def require(self, what: str, requests: Iterable[Request]) -> None:
         """Send every request and raise `KernelRefused` for the first that was refused."""
         for refusal in self.exchange(requests):
             raise KernelRefused(f"{what} (step {refusal.position + 1})", refusal.error_number, refusal.text)
@@ -183,27 +186,26 @@ class NetlinkSocket:
                     return None
                 raise KernelRefused(f"request of type {kind}", number, os.strerror(number))
 
-    def _packed(self, requests: Sequence[Request], start: int) -> tuple[bytearray, int]:
+    def _packed(self, requests: Iterator[Request]) -> bytearray:
+        """Return the next batch, which is empty when there are no more requests."""
         batch = bytearray()
-        count = 0
-        last = min(len(requests), start + _BATCH_REQUESTS)
+        last = 0
         sequence = self._sequence
-        previous = 0
         pack = HEADER.pack
-        for kind, flags, body in requests[start:last]:
-            if len(batch) + len(body) > _BATCH_BYTES and count:
-                break
-            previous = len(batch)
+        for kind, flags, body in islice(requests, _BATCH_REQUESTS):
+            last = len(batch)
             sequence += 1
-            count += 1
             batch += pack(16 + len(body), kind, flags | NLM_F_REQUEST, sequence, 0)
             batch += body
-        # Every body is a multiple of four bytes long, so messages are aligned as they stand. The last one asks for an
-        # acknowledgement: it ends the batch.
-        kind, flags, body = requests[start + count - 1]
-        HEADER.pack_into(batch, previous, 16 + len(body), kind, flags | NLM_F_REQUEST | NLM_F_ACK, sequence, 0)
+            if len(batch) > _BATCH_BYTES:
+                break
         self._sequence = sequence
-        return batch, count
+        if batch:
+            # Every body is a multiple of four bytes long, so messages are aligned as they stand. The last one asks for
+            # an acknowledgement: it ends the batch.
+            length, kind, flags, _, _ = HEADER.unpack_from(batch, last)
+            HEADER.pack_into(batch, last, length, kind, flags | NLM_F_ACK, sequence, 0)
+        return batch
 
     def _answers(self, batch: bytearray, last_sequence: int) -> Iterator[tuple[int, int, str]]:
         self._send(batch)

@@ -147,10 +147,8 @@ class KernelFib:
     def _write(self, routes: tuple[KernelRoute, ...], replaceable: Container[IPNetwork]) -> list[RouteFailure]:
         bodies = additions(routes)
         refusals = self._writer.exchange(
-            [
-                Request(RTM_NEWROUTE, _CREATE_OR_REPLACE if route.prefix in replaceable else _CREATE_ONLY, body)
-                for route, body in zip(routes, bodies, strict=True)
-            ]
+            Request(RTM_NEWROUTE, _CREATE_OR_REPLACE if route.prefix in replaceable else _CREATE_ONLY, body)
+            for route, body in zip(routes, bodies, strict=True)
         )
         self._note(routes, bodies)
         return [_failure(routes[position].prefix, number, text) for position, number, text in refusals]
@@ -160,7 +158,7 @@ class KernelFib:
         self._route_by_body.update(zip(map(likely_dump, routes, added), routes, strict=True))
 
     def _remove(self, routes: tuple[KernelRoute, ...]) -> list[RouteFailure]:
-        refusals = self._writer.exchange([Request(RTM_DELROUTE, 0, removal(route.prefix)) for route in routes])
+        refusals = self._writer.exchange(Request(RTM_DELROUTE, 0, removal(route.prefix)) for route in routes)
         return [
             _failure(routes[position].prefix, number, text)
             for position, number, text in refusals

@@ -183,7 +183,10 @@ class RouteTable:
                 self._actual = {route.prefix: route for route in found}
                 return True
             expected = list(self._actual.values())
-        known, seen = set(map(id, expected)), set(map(id, found))
+        known = set(map(id, expected))
+        if len(found) == len(expected) and known.issuperset(map(id, found)):
+            return False
+        seen = set(map(id, found))
         gone = [route for portion in _portions(expected) for route in portion if id(route) not in seen]
         new = [route for portion in _portions(found) for route in portion if id(route) not in known]
         drifted = False

@@ -14,7 +14,7 @@ from controller.agent.api import PeerStatus, RouteProblem, WorkloadStatus
 from controller.agent.decision import Decision, RejectedRoutes
 from controller.agent.status import Observed, obstacle, status_of
 from controller.datamodel.records import Node
-from controller.ports import KernelRoute, RouteFailure, RouteKind
+from controller.ports import ForeignRoute, KernelRoute, RouteFailure, RouteKind
 from controller.reconcile.desired import Unresolved
 from controller.reconcile.difference import DesiredRoutes, Sweep
 from ipam.block import Holder
@@ -84,13 +84,14 @@ def test_the_first_obstacle_is_the_deepest(well: Observed) -> None:
 
 
 def test_what_does_not_stop_a_workload_is_a_problem_all_the_same(well: Observed) -> None:
-    """The sidecar, malformed records, refused routes, lost addresses, unknown next hops, in this order; it is ready."""
+    """The sidecar, records, refused and foreign routes, addresses, next hops, in this order; the node is ready."""
     prefix, gateway = ip_network("10.0.1.0/26"), ip_address("198.51.100.9")
     observed = replace(
         well,
         speaker_reason="bgp.sock: no such file",
         malformed={"pools/web": "record pools/web in the store cannot be read: no JSON"},
         route_failures={prefix: RouteFailure(prefix, 101, "network is unreachable")},
+        foreign_routes=(ForeignRoute(prefix, 7, 3),),
         missing_addresses=(ip_address("192.0.2.1"),),
         decision=replace(DECISION, unresolved=(Unresolved(prefix, gateway),)),
     )
@@ -100,6 +101,7 @@ def test_what_does_not_stop_a_workload_is_a_problem_all_the_same(well: Observed)
         "the BGP sidecar is not connected: bgp.sock: no such file; learned routes stay as they are",
         "record pools/web in the store cannot be read: no JSON; what it said before stays until it is written anew",
         "route 10.0.1.0/26: network is unreachable",
+        "route 10.0.1.0/26 of protocol 3 leads out of a workload's link (number 7) and is not ours; it is left alone",
         "address 192.0.2.1 of this node is on no interface; restart the agent if the host was given another one",
         "10.0.1.0/26 has next hop 198.51.100.9, which lies in no subnet of this host's interfaces",
     )
