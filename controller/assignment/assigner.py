@@ -17,7 +17,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from controller.assignment.draft import Draft, Planner, draft
+from controller.assignment.fencing import FencedStore
 from controller.assignment.knowledge import Knowledge, read_all, read_blocks, read_keys, read_share, read_summaries
+from controller.datamodel import keys
 from controller.errors import ConflictError, RefusedError, StoreUnavailable, TortieError, TransientError
 from controller.ports import Snapshot
 from ipam.errors import Refused
@@ -84,7 +86,7 @@ class Assigner:
     def __init__(
         self, store: Store, node: str, clock: Callable[[], float], *, labels: Mapping[str, str] | None = None
     ) -> None:
-        self._store = store
+        self._store = FencedStore(store, keys.share_anchor(node))
         self._clock = clock
         self._knowledge = Knowledge(View(node, labels=labels or {}))
         self._unsure = True

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from controller.assignment.fencing import MAX_FENCED_OPERATIONS
 from controller.assignment.transaction import OPERATIONS_PER_BLOCK, block_operations
 from controller.datamodel import keys
-from controller.ports import MAX_OPERATIONS, MAX_VALUE_BYTES, Check, Put
+from controller.ports import MAX_VALUE_BYTES, Check, Put
 from ipam.errors import MoreNeeded, Refused
 from ipam.plan import Plan
 from ipam.view import View
@@ -61,7 +62,10 @@ def draft(knowledge: Knowledge, planners: Sequence[Planner], now: float) -> Draf
             break
         touched = writes.keys() | plan.writes.keys()
         resting, claiming = rests_on | plan.rests_on, claims_from | plan.claims_from
-        if outcomes and OPERATIONS_PER_BLOCK * len(touched) + len(resting - touched) + len(claiming) > MAX_OPERATIONS:
+        if (
+            outcomes
+            and OPERATIONS_PER_BLOCK * len(touched) + len(resting - touched) + len(claiming) > MAX_FENCED_OPERATIONS
+        ):
             break
         outcomes.append(plan.addresses)
         writes |= plan.writes

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import pytest
 
+from controller.assignment.fencing import FencedStore
 from controller.assignment.node_deletion import delete_node
 from controller.datamodel import keys
 from controller.datamodel.blocks import decode_block
@@ -197,8 +198,8 @@ async def _story(world: World, breaker: _Breaker) -> None:
     one, two = Host(world, dice, "n1"), Host(world, dice, "n2")
     first, second = world.following("n1"), world.following("n2")
     async with first as nearby, second as far:
-        for assigner in (nearby, far):
-            assigner._store = world.staged(breaker)
+        for name, assigner in (("n1", nearby), ("n2", far)):
+            assigner._store = FencedStore(world.staged(breaker), keys.share_anchor(name))
         await one.repeated(partial(nearby.assign, world.request("a", address="10.0.0.1")))
         await one.repeated(partial(nearby.assign, world.request("b", address="10.0.0.6")))
         await two.repeated(partial(far.assign, world.request("c")))

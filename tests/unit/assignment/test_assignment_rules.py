@@ -180,7 +180,7 @@ async def test_when_one_family_is_exhausted_neither_is_given(world: World) -> No
 async def test_what_was_done_is_counted(world: World) -> None:
     """Transactions, conflicts and answers are counted exactly; who waits together shares one transaction."""
     await world.add_pool("v4", "10.0.0.0/30", 30)
-    faults = [world.Fault.NONE, world.Fault.CONFLICT]
+    faults = [world.Fault.NONE, world.Fault.NONE, world.Fault.CONFLICT]  # the first is the fence's
 
     async def decide(operation: str) -> Fault:
         return faults.pop(0) if operation == "commit" and faults else world.Fault.NONE
