@@ -7,7 +7,7 @@ import time
 import pytest
 from exabgp.reactor.delay import Delay
 
-from bgp.sidecar import speaker
+from bgp.sidecar import repairs
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def delay(monkeypatch: pytest.MonkeyPatch) -> Delay:
     """Return a repaired pause between tries to connect; ExaBGP's own is back afterwards."""
     for name in ("increase", "backoff"):
         monkeypatch.setattr(Delay, name, getattr(Delay, name))
-    speaker._try_again_soon()
+    repairs.try_again_soon()
     return Delay()
 
 

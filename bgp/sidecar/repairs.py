@@ -1,0 +1,128 @@
+"""What is repaired in ExaBGP 5.0.15, in this process, before it starts.
+
+Each repair names what it repairs, so that it can go when a later release needs it no more. They replace attributes of
+ExaBGP's classes, which is the only way in: it has no setting for any of them. ExaBGP reads its settings when it is
+imported, so this module is imported only after they are made.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from exabgp.bgp.message.update.attribute.mprnlri import MPRNLRI
+from exabgp.bgp.neighbor import Neighbor
+from exabgp.reactor.api.processes import ProcessError, Processes
+from exabgp.reactor.delay import Delay
+from exabgp.reactor.protocol import Protocol
+from exabgp.rib.incoming import IncomingRIB
+
+from bgp.sidecar import connections
+
+#: The pause before a session is tried again doubles from the first to the longest, in seconds.
+_FIRST_PAUSE_SECONDS: Final = 0.25
+_LONGEST_PAUSE_SECONDS: Final = 2.0
+#: The third and fourth octet of MP_REACH_NLRI: SAFI 1, and a next hop of two IPv6 addresses (RFC 4760, section 3).
+_UNICAST_WITH_TWO_ADDRESSES: Final = bytes([1, 32])
+
+
+def apply() -> None:
+    """Make every repair; before ExaBGP starts, and once."""
+    forget_routes_of_ended_sessions()
+    keep_global_next_hops()
+    end_only_what_was_begun()
+    survive_a_dead_api_process()
+    try_again_soon()
+    share_what_is_announced()
+    connections.check_hops_of_accepted_connections()
+    connections.forget_passwords_of_former_peers()
+    connections.change_peers_without_a_connection()
+    connections.wait_for_what_is_open()
+
+
+def forget_routes_of_ended_sessions() -> None:
+    """Empty a peer's Adj-RIB-In when its session ends.
+
+    ExaBGP keeps it, so that after the next session `show adj-rib in` lists routes the peer never announced on it.
+    """
+    IncomingRIB.reset = IncomingRIB.clear
+
+
+def keep_global_next_hops() -> None:
+    """Pass over the link-local address that a router on the same link adds to its global one (RFC 2545, section 3).
+
+    ExaBGP makes a route of each of the two, and keeps the last one, whose next hop tells nothing without its link.
+    """
+    unpack = MPRNLRI.unpack.__func__
+
+    def unpack_global(cls: Any, data: Any, direction: Any, negotiated: Any) -> Any:  # noqa: ANN401 - ExaBGP's
+        if data[2:4] == _UNICAST_WITH_TWO_ADDRESSES:
+            data = bytes(data[:3]) + bytes([16]) + bytes(data[4:20]) + bytes(data[36:])
+        return unpack(cls, data, direction, negotiated)
+
+    MPRNLRI.unpack = classmethod(unpack_global)
+
+
+def end_only_what_was_begun() -> None:
+    """Send no End-of-RIB of a family that the peer does not speak; GoBGP ends the session over it.
+
+    ExaBGP sends what it is told to send of every family (RFC 4760, section 8: only what both sides offered is used).
+    """
+    new_eors = Protocol.new_eors
+
+    def new_negotiated_eors(self: Any, *family: Any) -> Any:  # noqa: ANN401 - ExaBGP's
+        if family and family not in self.negotiated.families:
+            return iter(())
+        return new_eors(self, *family)
+
+    Protocol.new_eors = new_negotiated_eors
+
+
+def survive_a_dead_api_process() -> None:
+    """Drop what is written to an API process that has died and is about to be started again.
+
+    ExaBGP resets the session whose update it could not hand over, and then stops every peer for good, because it
+    remembers the process as broken. The new process asks for everything anyway.
+    """
+    write = Processes.write
+
+    def write_or_drop(self: Any, process: str, text: str, neighbor: Any = None) -> bool:  # noqa: ANN401 - ExaBGP's
+        try:
+            return bool(write(self, process, text, neighbor))
+        except (ProcessError, KeyError):
+            self._broken.clear()
+            return False
+
+    Processes.write = write_or_drop
+
+
+def try_again_soon() -> None:
+    """Keep the pauses between tries to connect short.
+
+    ExaBGP waits 1, 2, 3 and up to 60 seconds, so a host that was down for an hour would be reached up to a minute after
+    it is back (RFC 4271, section 8.2.1.3, leaves the time to the implementation).
+    """
+
+    def increase(self: Any) -> None:  # noqa: ANN401 - ExaBGP's
+        self._time = time.time() + self._next
+        self._next = min(max(2 * self._next, _FIRST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
+
+    def backoff(self: Any) -> bool:  # noqa: ANN401 - ExaBGP's
+        return bool(0 <= self._time - time.time() <= _LONGEST_PAUSE_SECONDS)
+
+    Delay.increase = increase
+    Delay.backoff = backoff
+
+
+def share_what_is_announced() -> None:
+    """Queue one and the same change for every peer it is for.
+
+    ExaBGP copies it in depth for each, in case its next hop is the word `self`; we always give the address. The copies
+    took three quarters of the time of announcing prefixes to many peers.
+    """
+    remove_self = Neighbor.remove_self
+
+    def remove_self_if_any(self: Any, change: Any) -> Any:  # noqa: ANN401 - ExaBGP's
+        return remove_self(self, change) if change.nlri.nexthop.SELF else change
+
+    Neighbor.remove_self = remove_self_if_any
