@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from controller.kernel.routes import KernelFib
 from controller.ports import KernelRoute, NextHop, RouteKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from controller.kernel.routes import KernelFib
     from ipam.address import IPNetwork
 
 pytestmark = pytest.mark.usefixtures("host")
@@ -151,3 +151,15 @@ def test_unchanged_routes_are_the_same_objects(fib: KernelFib) -> None:
     second = fib.dump()
     changed = ip_network("10.1.0.0/26")
     assert all((second[prefix] is route) is (prefix != changed) for prefix, route in first.items())
+
+
+def test_expected_routes_are_not_read_anew(fib: KernelFib) -> None:
+    """After a restart a dump gives back the very objects that were expected, of every form and both families."""
+    fib.apply(every_form(), [])
+    expected = every_form()
+    fresh = KernelFib()
+    try:
+        fresh.expect(expected)
+        assert {id(route) for route in fresh.read()} == {id(route) for route in expected}
+    finally:
+        fresh.close()
