@@ -24,6 +24,9 @@ _MIN_HOLD_SECONDS = 3
 _MAX_HOLD_SECONDS = 65535
 _MAX_RESTART_SECONDS = 4095
 _MAX_PASSWORD_BYTES = 80
+_MAX_TTL = 255
+#: The most hops a peer may be away: with one more, a packet that anybody sent could have the TTL asked for.
+_MAX_HOPS = 254
 
 
 def render(command: str, peers: Iterable[Peer]) -> str:
@@ -58,6 +61,15 @@ def refusal(peer: Peer) -> str:
             not 0 < peer.restart_time_seconds <= _MAX_RESTART_SECONDS,
             f"restart time {peer.restart_time_seconds} is not between 1 and {_MAX_RESTART_SECONDS} seconds",
         ),
+        (
+            peer.ttl_security_hops is not None and not 0 < peer.ttl_security_hops <= _MAX_HOPS,
+            f"TTL security of {peer.ttl_security_hops} hops is not between 1 and {_MAX_HOPS}",
+        ),
+        (peer.local_address.is_unspecified, f"source address {peer.local_address} is not the address of an interface"),
+        (peer.local_address.is_multicast, f"source address {peer.local_address} is a multicast address"),
+        (peer.address.is_multicast, f"{peer.address} is a multicast address"),
+        (peer.address.is_unspecified, f"{peer.address} is no peer's address"),
+        (peer.password == "", "the password is empty; leave it out or set one"),
         (password_bytes > _MAX_PASSWORD_BYTES, f"the password is longer than {_MAX_PASSWORD_BYTES} bytes"),
     )
     return next((text for broken, text in problems if broken), "")
@@ -79,6 +91,7 @@ def _settings(peer: Peer) -> str:
         "adj-rib-in true;",
         "manual-eor true;",
         *_password(peer),
+        *_ttl_security(peer),
         "family { ipv4 unicast; ipv6 unicast; }",
         f"capability {{ graceful-restart {peer.restart_time_seconds}; }}",
         f"api {{ processes [ {PROCESS} ]; neighbor-changes; receive {{ parsed; update; }} }}",
@@ -92,6 +105,13 @@ def _password(peer: Peer) -> list[str]:
         return []
     encoded = base64.b64encode(peer.password.encode()).decode()
     return [f'md5-password "{encoded}";', "md5-base64 true;"]
+
+
+def _ttl_security(peer: Peer) -> list[str]:
+    """Return what is sent and what is taken: the highest TTL, and one lower for each router between (RFC 5082)."""
+    if peer.ttl_security_hops is None:
+        return []
+    return [f"outgoing-ttl {_MAX_TTL};", f"incoming-ttl {_MAX_TTL + 1 - peer.ttl_security_hops};"]
 
 
 def _is_identifier(text: str) -> bool:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from bgp import exabgp_commands, exabgp_config, exabgp_events
 from bgp.events import EndOfRib, RoutesChanged
 from bgp.exabgp_events import PeerConnected, PeerDown, PeerUp
+from bgp.filter import Action, Rule
 from bgp.peer import Peer
 from bgp.route import Announcement
 
@@ -55,8 +56,28 @@ def test_a_fingerprint_changes_with_every_setting() -> None:
         dataclasses.replace(GOOD, hold_time_seconds=30),
         dataclasses.replace(GOOD, restart_time_seconds=60),
         dataclasses.replace(GOOD, peer_as=1),
+        dataclasses.replace(GOOD, local_as=1),
+        dataclasses.replace(GOOD, local_address=ipaddress.ip_address("10.0.0.9")),
+        dataclasses.replace(GOOD, ttl_security_hops=1),
+        dataclasses.replace(GOOD, ttl_security_hops=2),
     ]
     assert len({exabgp_config.fingerprint(peer) for peer in variants}) == len(variants)
+
+
+def test_a_fingerprint_does_not_change_with_what_exabgp_is_not_told() -> None:
+    """Filters, next hop and limits are ours: changing them loads nothing and resets no session."""
+    rules = (Rule(Action.REJECT),)
+    ours = dataclasses.replace(GOOD, next_hop_self=True, max_prefixes=5, import_rules=rules, export_rules=rules)
+    assert exabgp_config.fingerprint(ours) == exabgp_config.fingerprint(GOOD)
+
+
+@pytest.mark.parametrize(("hops", "lowest"), [(1, 255), (2, 254), (254, 2)])
+def test_ttl_security_takes_what_comes_from_that_near_and_sends_the_highest(hops: int, lowest: int) -> None:
+    """A peer one hop away is on the same link: nothing that passed a router is taken (RFC 5082)."""
+    text = exabgp_config.render("/bin/true", [dataclasses.replace(GOOD, ttl_security_hops=hops)])
+    assert f"incoming-ttl {lowest};" in text
+    assert "outgoing-ttl 255;" in text
+    assert "ttl" not in exabgp_config.render("/bin/true", [GOOD])
 
 
 @pytest.mark.parametrize(
@@ -72,6 +93,14 @@ def test_a_fingerprint_changes_with_every_setting() -> None:
         ({"hold_time_seconds": 2}, "hold time 2"),
         ({"restart_time_seconds": 4096}, "restart time 4096"),
         ({"password": "ü" * 41}, "password"),
+        ({"password": ""}, "password is empty"),
+        ({"ttl_security_hops": 0}, "TTL security of 0"),
+        ({"ttl_security_hops": 255}, "TTL security of 255"),
+        ({"local_address": ipaddress.ip_address("0.0.0.0")}, "source address 0.0.0.0"),
+        ({"local_address": ipaddress.ip_address("224.0.0.1")}, "multicast"),
+        ({"address": ipaddress.ip_address("224.0.0.1")}, "multicast"),
+        ({"address": ipaddress.ip_address("0.0.0.0")}, "no peer's address"),
+        ({"local_as": 65001, "peer_as": 4_200_000_001, "ttl_security_hops": 254}, ""),
     ],
 )
 def test_a_peer_exabgp_cannot_take_is_refused_with_the_reason(change: dict[str, object], word: str) -> None:
