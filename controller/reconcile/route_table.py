@@ -82,7 +82,7 @@ class RouteTable:
         """Write these routes now, without looking at anything else, and return what failed."""
         prefixes = {route.prefix for route in routes}
         with self._lock:
-            self._added |= prefixes
+            self._added.update(prefixes)  # not |=, which could put back the set that `begin_pass` replaced
             self._wanted |= prefixes
             failures = self._write(routes, {})
             self._report(prefixes, failures)
