@@ -6,10 +6,10 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
+from bgp.configuration import BgpConfiguration
 from controller.assignment.knowledge import Rules
 from controller.datamodel import keys
 from controller.datamodel.bgp_records import (
-    BgpConfiguration,
     Drain,
     decode_bgp_configuration,
     decode_drain,

@@ -8,7 +8,9 @@ import click
 
 from controller.cli.connection import Connection, pass_connection
 from controller.cli.examples import examples
-from controller.cli.pools import delete_pool, remove_malformed_pool, with_retries
+from controller.cli.guarding import with_retries
+from controller.cli.peers import delete_filter, delete_peer
+from controller.cli.pools import delete_pool, remove_malformed_pool
 from controller.datamodel import keys
 from controller.errors import RefusedError
 from controller.ports import Delete
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.group()
-@examples("tortiectl delete pool default", "tortiectl delete reservation gateways")
+@examples("tortiectl delete pool default", "tortiectl delete reservation gateways", "tortiectl delete bgppeer tor-a")
 def delete() -> None:
     """Delete a resource by its name."""
 
@@ -46,6 +48,35 @@ def reservation(connection: Connection, name: str) -> None:
     """Delete a reservation: its ranges are assigned automatically again."""
     connection.with_store(lambda store: delete_reservation(store, name))
     click.echo(f"reservation {name} deleted")
+
+
+@delete.command()
+@click.argument("name")
+@pass_connection
+@examples("tortiectl delete bgppeer tor-a")
+def bgppeer(connection: Connection, name: str) -> None:
+    """Delete a BGP peer: its nodes end their sessions with it."""
+    connection.with_store(lambda store: delete_peer(store, name))
+    click.echo(f"bgppeer {name} deleted")
+
+
+@delete.command()
+@click.argument("name")
+@pass_connection
+@examples("tortiectl delete bgpfilter from-tor")
+def bgpfilter(connection: Connection, name: str) -> None:
+    """Delete a BGP filter; refused while a peer names it."""
+    connection.with_store(lambda store: delete_filter(store, name))
+    click.echo(f"bgpfilter {name} deleted")
+
+
+@delete.command()
+@pass_connection
+@examples("tortiectl delete bgpconfiguration")
+def bgpconfiguration(connection: Connection) -> None:
+    """Delete the BGP configuration: the defaults hold again, nodes form a mesh."""
+    connection.with_store(lambda store: store.commit([Delete(keys.BGP_CONFIGURATION, None)]))
+    click.echo("bgpconfiguration default deleted")
 
 
 async def delete_reservation(store: Store, name: str) -> None:

@@ -6,13 +6,13 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from controller.cli.pools import with_retries
+from controller.cli.guarding import with_retries
 from controller.cli.reading import configuration_in
 from controller.datamodel import keys
 from controller.datamodel.records import encode_configuration
 from controller.errors import RefusedError
 from controller.ports import ABSENT, Put
-from controller.resources import settings_of
+from controller.resources.addressing import settings_of
 from ipam.configuration import IpamConfiguration
 from ipam.errors import InvalidConfiguration
 

@@ -6,13 +6,13 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from controller.cli.pools import next_revision, pools_revision, with_retries
+from controller.cli.guarding import next_revision, revision, with_retries
 from controller.cli.reading import decoded_each, way_out
 from controller.datamodel import keys
 from controller.datamodel.records import decode_pool, encode_pool
 from controller.errors import RefusedError
 from controller.ports import ABSENT, Delete, Put
-from controller.resources import NAME_PATTERN
+from controller.resources.fields import NAME_PATTERN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,7 +35,7 @@ async def split_pool(store: Store, count: int, which: str | IPNetwork) -> tuple[
         raise RefusedError(f"{count} parts: a pool is split into {', '.join(map(str, _COUNTS))}; choose one of these")
 
     async def attempt() -> tuple[Pool, list[Pool]]:
-        revision = await pools_revision(store)
+        expected = await revision(store, keys.POOLS_REVISION)
         entries = await store.list(keys.POOLS)
         pool = _chosen(entries, which)
         parts = parts_of(pool, count)
@@ -44,7 +44,7 @@ async def split_pool(store: Store, count: int, which: str | IPNetwork) -> tuple[
                 raise RefusedError(f"pool {part.name} exists, and a part of {pool.name} would be named so; delete it")
         removal = Delete(keys.pool(pool.name), entries[keys.pool(pool.name)].version)
         puts = [Put(keys.pool(part.name), encode_pool(part), ABSENT) for part in parts]
-        await store.commit([removal, *puts, next_revision(revision)])
+        await store.commit([removal, *puts, next_revision(keys.POOLS_REVISION, expected)])
         return pool, parts
 
     return await with_retries(attempt)

@@ -1,35 +1,28 @@
-"""Pools in the store: read, written, deleted.
+"""Pools in the store: read and deleted.
 
-Every write of a pool also writes the pools' revision against the version it was read at, before the pools were read.
-Whoever loses that race reads again, and then sees the other's pool: two overlapping pools cannot both get in.
+Every write of a pool also writes the pools' revision: two overlapping pools cannot both get in.
 """
 
 from __future__ import annotations
 
-import json
-import random
-import uuid
-from asyncio import sleep
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from controller.assignment.transaction import OPERATIONS_PER_BLOCK, block_operations
+from controller.cli.guarding import next_revision, revision, with_retries
 from controller.cli.reading import decoded_each, way_out
 from controller.datamodel import keys
 from controller.datamodel.blocks import decode_block, share_cidr
 from controller.datamodel.records import decode_pool, encode_pool
 from controller.errors import ConflictError, RefusedError, StoreUnavailable, TortieError
-from controller.ports import ABSENT, MAX_OPERATIONS, Check, Delete, Put
+from controller.ports import MAX_OPERATIONS, Check, Delete, Put
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Mapping
 
     from controller.ports import Entry, Operation, Store, Version
     from ipam.pool import Pool
 
-T = TypeVar("T")
-_ATTEMPTS: Final = 8
-_LONGEST_PAUSE_SECONDS: Final = 0.2
 #: Blocks removed in one transaction, which also checks the pool.
 _BLOCKS_AT_ONCE: Final = (MAX_OPERATIONS - 1) // OPERATIONS_PER_BLOCK
 
@@ -46,11 +39,11 @@ async def remove_malformed_pool(store: Store, name: str) -> bool:
     """Remove a pool's record if it cannot be read, and return whether it was so; its blocks stay as they are."""
 
     async def attempt() -> bool:
-        revision = await pools_revision(store)
+        expected = await revision(store, keys.POOLS_REVISION)
         entry = (await store.get([keys.pool(name)])).get(keys.pool(name))
         if entry is None or not decoded_each({keys.pool(name): entry}, decode_pool)[1]:
             return False
-        await store.commit([Delete(keys.pool(name), entry.version), next_revision(revision)])
+        await store.commit([Delete(keys.pool(name), entry.version), next_revision(keys.POOLS_REVISION, expected)])
         return True
 
     return await with_retries(attempt)
@@ -84,11 +77,11 @@ async def delete_pool(store: Store, name: str) -> None:
 
 async def _delete_disabled(store: Store, pool: Pool, version: Version) -> None:
     """Remove the blocks, then the pool, while its record has this version."""
-    revision = await pools_revision(store)
+    expected = await revision(store, keys.POOLS_REVISION)
     blocks = await _blocks_of(store, pool)
     _refuse_if_used(pool.name, blocks)
     await _remove_blocks(store, blocks, version, pool.name)
-    await store.commit([Delete(keys.pool(pool.name), version), next_revision(revision)])
+    await store.commit([Delete(keys.pool(pool.name), version), next_revision(keys.POOLS_REVISION, expected)])
 
 
 async def _enable_again(store: Store, pool: Pool, version: Version) -> None:
@@ -107,7 +100,9 @@ async def _enable_again(store: Store, pool: Pool, version: Version) -> None:
 async def _replace(store: Store, pool: Pool, expected: Version) -> Version:
     """Write a pool over the version of its record that was read, and return the version it then has."""
     put = Put(keys.pool(pool.name), encode_pool(pool), expected)
-    return (await store.commit([put, next_revision(await pools_revision(store))]))[put.key]
+    return (await store.commit([put, next_revision(keys.POOLS_REVISION, await revision(store, keys.POOLS_REVISION))]))[
+        put.key
+    ]
 
 
 async def _existing(store: Store, name: str) -> Pool:
@@ -143,24 +138,3 @@ async def _remove_blocks(store: Store, blocks: Mapping[str, Entry], pool_version
         for block, version in found[start : start + _BLOCKS_AT_ONCE]:
             operations += block_operations(block, None, version=version, writer=None)
         await store.commit(operations)
-
-
-async def pools_revision(store: Store) -> Version:
-    """Return the version of the pools' revision; read it before the pools."""
-    entry = (await store.get([keys.POOLS_REVISION])).get(keys.POOLS_REVISION)
-    return ABSENT if entry is None else entry.version
-
-
-def next_revision(expected: Version) -> Put:
-    """Return the write of the pools' revision; Consul gives a value written twice no new version, so it is unique."""
-    return Put(keys.POOLS_REVISION, json.dumps({"revision": uuid.uuid4().hex}).encode(), expected)
-
-
-async def with_retries(attempt: Callable[[], Awaitable[T]]) -> T:
-    """Return what an attempt returns that meets no conflict; raises the last of several `ConflictError`."""
-    for _ in range(_ATTEMPTS - 1):
-        try:
-            return await attempt()
-        except ConflictError:
-            await sleep(random.uniform(0, _LONGEST_PAUSE_SECONDS))  # noqa: S311  jitter is no secret
-    return await attempt()

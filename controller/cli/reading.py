@@ -63,6 +63,14 @@ def way_out(error: MalformedRecord) -> str:
         remedy = f"apply pool {name} anew, or remove the record with `tortiectl delete pool {name} --force`"
     elif key.startswith(keys.RESERVATIONS):
         remedy = f"apply reservation {name} anew, or remove it with `tortiectl delete reservation {name}`"
+    elif key.startswith(keys.PEERS):
+        remedy = f"apply bgppeer {name} anew, or remove it with `tortiectl delete bgppeer {name}`"
+    elif key.startswith(keys.FILTERS):
+        remedy = f"apply bgpfilter {name} anew, or remove it with `tortiectl delete bgpfilter {name}`"
+    elif key == keys.BGP_CONFIGURATION:
+        remedy = "write it anew with `tortiectl apply`, as kind BGPConfiguration"
+    elif key.startswith(keys.DRAINS):
+        remedy = f"write it anew with `tortiectl node drain {name}`, or remove it with `tortiectl node undrain {name}`"
     elif key == keys.IPAM_CONFIGURATION:
         remedy = "write it anew with `tortiectl apply`, as kind IPAMConfiguration"
     elif key.startswith(keys.NODES):

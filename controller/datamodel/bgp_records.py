@@ -6,6 +6,7 @@ import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bgp.configuration import BgpConfiguration
 from bgp.documents import read_rule, rule_document
 from bgp.peering import MAX_PREFIXES, Filter, PeerDefinition
 from controller.datamodel import keys
@@ -13,13 +14,6 @@ from controller.datamodel.codec import decoded, encoded
 
 if TYPE_CHECKING:
     from ipam.address import IPAddress
-
-
-@dataclass(frozen=True, slots=True)
-class BgpConfiguration:
-    """What applies to every node. `mesh`: each node peers with each other one that is no route reflector."""
-
-    mesh: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@
     tortie/v1/cluster/ipam-configuration      the rules of assignment and release; absent: the defaults
     tortie/v1/cluster/bgp-configuration       whether nodes form a mesh; absent: they do
     tortie/v1/cluster/peers/NAME              a BGP peer besides the mesh
+    tortie/v1/cluster/peers-revision          written with every peer, so that none names a filter that is being deleted
     tortie/v1/cluster/filters/NAME            rules for what peers tell and are told
     tortie/v1/cluster/drains/NODE             NODE is to be routed around
     tortie/v1/blocks/CIDR                     a block and who holds its addresses; `/` in the CIDR is written `-`
@@ -40,6 +41,7 @@ RESERVATIONS: Final = CLUSTER + "reservations/"
 IPAM_CONFIGURATION: Final = CLUSTER + "ipam-configuration"
 BGP_CONFIGURATION: Final = CLUSTER + "bgp-configuration"
 PEERS: Final = CLUSTER + "peers/"
+PEERS_REVISION: Final = CLUSTER + "peers-revision"
 FILTERS: Final = CLUSTER + "filters/"
 DRAINS: Final = CLUSTER + "drains/"
 BLOCKS: Final = ROOT + "blocks/"

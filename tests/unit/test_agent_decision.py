@@ -7,6 +7,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING
 
+from bgp.configuration import BgpConfiguration
 from bgp.filter import Action, Rule
 from bgp.peer import Peer
 from bgp.peering import Filter, PeerDefinition, SessionTimes
@@ -14,7 +15,6 @@ from bgp.policy import Rejection
 from bgp.route import Announcement, LearnedRoute
 from controller.agent.cluster import Cluster
 from controller.agent.decision import Decision, DrainPhase, Knowledge, RejectedRoutes, decide, peers_of
-from controller.datamodel.bgp_records import BgpConfiguration
 from controller.datamodel.records import Node
 from controller.ports import InterfaceAddress, KernelRoute, NextHop, RouteKind, Version
 from controller.reconcile.desired import Unresolved

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from bgp.configuration import BgpConfiguration
 from bgp.filter import Action, CidrMatch, Rule
 from bgp.peering import Filter, PeerDefinition
 from controller.datamodel import bgp_records as records
@@ -46,7 +47,7 @@ PEER = PeerDefinition(
         (keys.drain("n1"), records.Drain("n1", 5.0, 30.0), records.encode_drain, records.decode_drain),
         (
             keys.BGP_CONFIGURATION,
-            records.BgpConfiguration(mesh=False),
+            BgpConfiguration(mesh=False),
             records.encode_bgp_configuration,
             records.decode_bgp_configuration,
         ),

@@ -71,7 +71,7 @@ def test_a_written_pool_reads_back_as_itself(assignment: AssignmentMode) -> None
         ({"blockSize": 0}, "spec.blockSize: block prefix length /0 is outside /20 to /32 for IPv4"),
         ({"cidr": "10.0.0.0/27"}, "spec.blockSize: a /26 block does not fit into 10.0.0.0/27"),
         ({"blocksize": 26}, "spec.blocksize: no such field; remove it or correct its spelling"),
-        ({"assignment": "never"}, "spec.assignment: 'Never': Input should be 'Automatic' or 'Manual'"),
+        ({"assignment": "never"}, "spec.assignment: 'never': Input should be 'Automatic' or 'Manual'"),
         ({"nodeSelector": "rack = '1'"}, "spec.nodeSelector: selector \"rack = '1'\": at character 6 stands '='"),
         ({"nodeSelector": ""}, "spec.nodeSelector: selector '': at character 1 stands its end"),
     ],

@@ -1,0 +1,104 @@
+"""What users write: resources as documents, validated, with the field named that breaks a rule.
+
+A document looks as in Kubernetes and Calico:
+
+    apiVersion: tortie/v1
+    kind: Pool
+    metadata: {name: default}
+    spec: {cidr: 10.244.0.0/16, blockSize: 26}
+
+The kinds are Pool, Reservation, IPAMConfiguration, BGPPeer, BGPFilter and BGPConfiguration; of the two configurations
+there is one each, whose name is `default`. Unknown fields are refused: a misspelt one would otherwise be silently
+without effect.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from pydantic import ValidationError
+
+from bgp.configuration import BgpConfiguration
+from bgp.peering import Filter, PeerDefinition
+from controller.errors import RefusedError
+from controller.resources import addressing, filtering, peering
+from controller.resources.fields import ONLY_NAME, problems_of
+from ipam.configuration import IpamConfiguration
+from ipam.pool import Pool
+from ipam.reservation import Reservation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from controller.resources.fields import Document
+
+Resource: TypeAlias = Pool | Reservation | IpamConfiguration | PeerDefinition | Filter | BgpConfiguration
+
+API_VERSION: Final = "tortie/v1"
+
+
+def parse_resource(document: object) -> Resource:
+    """Return what a document describes; raises `RefusedError` that names each field that breaks a rule."""
+    if not isinstance(document, dict):
+        raise RefusedError("not a mapping; a resource has apiVersion, kind, metadata and spec")
+    if document.get("apiVersion") != API_VERSION:
+        raise RefusedError(f"apiVersion: {document.get('apiVersion')!r} is not known; write {API_VERSION}")
+    kind = document.get("kind")
+    parse = _PARSER_BY_KIND.get(kind) if isinstance(kind, str) else None
+    if parse is None:
+        raise RefusedError(f"kind: {kind!r} cannot be written; write {', '.join(_PARSER_BY_KIND)}")
+    try:
+        return parse(document)
+    except ValidationError as error:
+        # Not chained: the error holds what may be a password.
+        raise RefusedError("; ".join(problems_of(error))) from None
+
+
+def kind_and_name(resource: Resource) -> tuple[str, str]:
+    """Return a resource's kind and name."""
+    name = ONLY_NAME if isinstance(resource, IpamConfiguration | BgpConfiguration) else resource.name
+    return _KIND_BY_TYPE[type(resource)], name
+
+
+def resource_document(resource: Resource) -> dict[str, object]:
+    """Return the document that describes a resource; `parse_resource` of it gives the same resource.
+
+    A peer's password is in it.
+    """
+    kind, name = kind_and_name(resource)
+    spec = _spec(resource).model_dump(by_alias=True, exclude_none=True)
+    return {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
+def _spec(resource: Resource) -> Document:
+    match resource:
+        case Pool():
+            return addressing.pool_spec(resource)
+        case Reservation():
+            return addressing.reservation_spec(resource)
+        case IpamConfiguration():
+            return addressing.configuration_spec(resource)
+        case PeerDefinition():
+            return peering.peer_spec(resource)
+        case Filter():
+            return filtering.filter_spec(resource)
+        case BgpConfiguration():
+            return peering.bgp_configuration_spec(resource)
+
+
+_PARSER_BY_KIND: Final[Mapping[str, Callable[[object], Resource]]] = {
+    "Pool": addressing.parse_pool,
+    "Reservation": addressing.parse_reservation,
+    "IPAMConfiguration": addressing.parse_configuration,
+    "BGPPeer": peering.parse_peer,
+    "BGPFilter": filtering.parse_filter,
+    "BGPConfiguration": peering.parse_bgp_configuration,
+}
+_KIND_BY_TYPE: Final[Mapping[type, str]] = {
+    Pool: "Pool",
+    Reservation: "Reservation",
+    IpamConfiguration: "IPAMConfiguration",
+    PeerDefinition: "BGPPeer",
+    Filter: "BGPFilter",
+    BgpConfiguration: "BGPConfiguration",
+}
