@@ -27,7 +27,8 @@ from bgp.sidecar.files import (
     save_desired,
     write_configuration,
 )
-from bgp.sidecar.state import Change, Ending, Flush, Reload, SidecarState
+from bgp.sidecar.state import SidecarState
+from bgp.sidecar.steps import Change, Ending, Flush, Reload
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from bgp.messages import Message
     from bgp.route import Announcement
     from bgp.sidecar.channel import Channel
-    from bgp.sidecar.state import Step
+    from bgp.sidecar.steps import Step
 
 log = logging.getLogger(__name__)
 

@@ -13,84 +13,26 @@ ExaBGP works (measured with 5.0.15):
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from bgp import exabgp_commands
 from bgp.advertisement import outbound
-from bgp.events import EndOfRib, RoutesChanged, SessionDown, SessionState, SessionStatus, SessionUp, SpeakerSnapshot
+from bgp.events import SessionState, SessionStatus, SessionUp, SpeakerSnapshot
 from bgp.exabgp_config import fingerprint, refusal
-from bgp.exabgp_events import ExabgpEvent, PeerConnected, PeerDown, PeerUp
+from bgp.exabgp_events import PeerConnected, PeerDown, PeerUp
 from bgp.messages import Desired
+from bgp.sidecar.session import Session, lost
+from bgp.sidecar.steps import Change, Ending, Flush, Reload
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
     from bgp.address import IPAddress, IPNetwork
     from bgp.events import SpeakerEvent
+    from bgp.exabgp_events import ExabgpEvent
     from bgp.peer import Peer
     from bgp.route import Announcement, LearnedRoute
-
-_VERSIONS = (4, 6)
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Announce, or withdraw, prefixes with one attribute text on some sessions."""
-
-    peers: tuple[IPAddress, ...]
-    announce: bool
-    attributes: str
-    prefixes: tuple[IPNetwork, ...]
-
-    def command(self) -> str:
-        """Return ExaBGP's command."""
-        write = exabgp_commands.announce if self.announce else exabgp_commands.withdraw
-        return write(self.peers, self.attributes, self.prefixes)
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """Send End-of-RIB of every family on one session."""
-
-    peer: IPAddress
-
-
-@dataclass(frozen=True, slots=True)
-class Flush:
-    """See that nothing is queued for one session."""
-
-    peer: IPAddress
-
-
-@dataclass(frozen=True, slots=True)
-class Reload:
-    """Make ExaBGP load exactly these neighbours."""
-
-    peers: tuple[Peer, ...]
-
-
-Step: TypeAlias = Change | Ending | Flush | Reload
-
-
-@dataclass(slots=True)
-class Session:
-    """One session as observed, what was learned on it, and what was sent on it.
-
-    `unsure` are those of `sent` that a former sidecar may have sent or not. `queued` holds the attribute text of each
-    prefix's last change since the queue was last seen empty. `in_sync` says that nothing is left to be sent.
-    """
-
-    state: SessionState
-    since: float
-    info: str = ""
-    routes: dict[IPNetwork, LearnedRoute] = field(default_factory=dict)
-    received_ends: set[int] = field(default_factory=set)
-    sent: dict[IPNetwork, str] = field(default_factory=dict)
-    unsure: set[IPNetwork] = field(default_factory=set)
-    queued: dict[IPNetwork, str] = field(default_factory=dict)
-    ended: bool = False
-    in_sync: bool = False
+    from bgp.sidecar.steps import Step
 
 
 class SidecarState:
@@ -135,10 +77,7 @@ class SidecarState:
             if known is None or known.state is not state:
                 known = self.sessions[address] = Session(state, now)
             if is_established:
-                known_texts = {**told, **self._wanted.get(address, {})}
-                known.sent = dict(known_texts)
-                known.unsure = set(known_texts)
-                known.queued = dict.fromkeys(known_texts, "")
+                known.presume_sent({**told, **self._wanted.get(address, {})})
         for address in self.sessions.keys() - established.keys():
             del self.sessions[address]
 
@@ -146,7 +85,7 @@ class SidecarState:
         """Take over routes that were learned before."""
         for route in routes:
             session = self.sessions.get(route.peer)
-            if session is not None and session.state is SessionState.ESTABLISHED:
+            if session is not None and session.is_established:
                 session.routes[route.prefix] = route
 
     def observe(self, event: ExabgpEvent) -> SpeakerEvent | None:
@@ -157,19 +96,20 @@ class SidecarState:
         session = self.sessions.get(event.peer)
         if isinstance(event, PeerConnected):
             self.sessions[event.peer] = Session(SessionState.OPENING, event.time)
-            return _lost(event.peer, session, "the peer connected anew")
+            return lost(event.peer, session, "the peer connected anew")
         if isinstance(event, PeerDown):
             # The first reason explains the outage; attempts that fail later only repeat it.
             if session is None or session.state is not SessionState.IDLE:
                 self.sessions[event.peer] = Session(SessionState.IDLE, event.time, event.reason)
-            return _lost(event.peer, session, event.reason)
-        return None if session is None else _learn(session, event)
+            return lost(event.peer, session, event.reason)
+        if session is None:
+            return None
+        session.learn(event)
+        return event
 
     def snapshot(self) -> SpeakerSnapshot:
         """Return what is established and learned, also from peers that are leaving: they may be desired again."""
-        sessions = {
-            address: session for address, session in self.sessions.items() if session.state is SessionState.ESTABLISHED
-        }
+        sessions = {address: session for address, session in self.sessions.items() if session.is_established}
         return SpeakerSnapshot(
             established=frozenset(sessions),
             ended=frozenset(
@@ -190,9 +130,9 @@ class SidecarState:
         """
         changes: dict[Change, list[IPAddress]] = {}
         for address, session in self.sessions.items():
-            if session.state is not SessionState.ESTABLISHED or session.in_sync:
+            if not session.is_established or session.in_sync:
                 continue
-            step = self._session_step(address, session)
+            step = session.next_step(address, self._wanted.get(address, {}), leaving=address not in self._peers)
             if isinstance(step, Change):
                 changes.setdefault(step, []).append(address)
             elif step is None:
@@ -214,20 +154,14 @@ class SidecarState:
         """
         for peer in step.peers if isinstance(step, Change) else (step.peer,):
             session = self.sessions.get(peer)
-            if session is None:
-                continue
-            if isinstance(step, Change):
-                _note_change(session, step)
-            elif isinstance(step, Ending):
-                session.ended = True
-            else:
-                session.queued.clear()
+            if session is not None:
+                session.note(step)
 
     def reloaded(self, loaded: Mapping[IPAddress, str]) -> tuple[SpeakerEvent, ...]:
         """Take what ExaBGP has loaded, forget the sessions of neighbours that left, and return what clients hear."""
         self.loaded = loaded
         gone = self.sessions.keys() - loaded.keys()
-        events = [_lost(address, self.sessions.pop(address), "not configured any more") for address in in_order(gone)]
+        events = [lost(address, self.sessions.pop(address), "not configured any more") for address in in_order(gone)]
         return tuple(event for event in events if event is not None)
 
     def is_loaded(self) -> bool:
@@ -236,9 +170,7 @@ class SidecarState:
 
     def in_agreement(self) -> bool:
         """Say whether ExaBGP has loaded what is desired and every established session has everything."""
-        return self.is_loaded() and all(
-            session.in_sync for session in self.sessions.values() if session.state is SessionState.ESTABLISHED
-        )
+        return self.is_loaded() and all(session.in_sync for session in self.sessions.values() if session.is_established)
 
     def forget_retired(self) -> bool:
         """Forget what was withdrawn everywhere, and say whether there was anything to forget."""
@@ -251,26 +183,10 @@ class SidecarState:
         if self.is_loaded():
             return False
         leaving = (session for address, session in self.sessions.items() if address not in self._peers)
-        return not any(session.sent or session.queued for session in leaving if _is_established(session))
+        return not any(session.sent or session.queued for session in leaving if session.is_established)
 
     def _expected(self) -> dict[IPAddress, str]:
         return {address: fingerprint(peer) for address, peer in self._peers.items()}
-
-    def _session_step(self, address: IPAddress, session: Session) -> Step | None:
-        """Return the next step on one session; a `Change` without peers, so that equal ones can be put together."""
-        wanted = self._wanted.get(address, {})
-        gone = {prefix: text for prefix, text in session.sent.items() if prefix not in wanted}
-        new = {
-            prefix: text
-            for prefix, text in wanted.items()
-            if prefix in session.unsure or session.sent.get(prefix) != text
-        }
-        for announce, prefixes in ((False, gone), (True, new)):
-            if prefixes:
-                return _first_change(address, session, prefixes, announce=announce)
-        if address not in self._peers:
-            return Flush(address) if session.queued else None
-        return None if session.ended else Ending(address)
 
     def _status(self, address: IPAddress) -> SessionStatus:
         if address in self._refused:
@@ -301,44 +217,3 @@ def _wanted(peers: Iterable[Peer], announcements: Iterable[Announcement]) -> dic
 def in_order(addresses: Iterable[IPAddress]) -> list[IPAddress]:
     """Return the addresses in order, IPv4 first."""
     return sorted(addresses, key=lambda address: (address.version, int(address)))
-
-
-def _first_change(
-    address: IPAddress, session: Session, prefixes: Mapping[IPNetwork, str], *, announce: bool
-) -> Change | Flush:
-    """Return as many of the prefixes as share their attributes and fit one line, or the flush that must come first."""
-    attributes = next(iter(prefixes.values()))
-    chosen = tuple(prefix for prefix, text in prefixes.items() if text == attributes)[: exabgp_commands.MAX_PREFIXES]
-    if any(session.queued.get(prefix, attributes) != attributes for prefix in chosen):
-        return Flush(address)
-    return Change((), announce, attributes, chosen)
-
-
-def _note_change(session: Session, change: Change) -> None:
-    session.unsure.difference_update(change.prefixes)
-    for prefix in change.prefixes:
-        session.queued[prefix] = change.attributes
-        if change.announce:
-            session.sent[prefix] = change.attributes
-        else:
-            session.sent.pop(prefix, None)
-
-
-def _learn(session: Session, event: RoutesChanged | EndOfRib) -> RoutesChanged | EndOfRib:
-    if isinstance(event, EndOfRib):
-        session.received_ends.add(event.version)
-        return event
-    for prefix in event.withdrawn:
-        session.routes.pop(prefix, None)
-    for route in event.announced:
-        session.routes[route.prefix] = route
-    return event
-
-
-def _lost(address: IPAddress, session: Session | None, reason: str) -> SessionDown | None:
-    """Return that the session is down, if it was up."""
-    return SessionDown(address, reason) if session is not None and _is_established(session) else None
-
-
-def _is_established(session: Session) -> bool:
-    return session.state is SessionState.ESTABLISHED

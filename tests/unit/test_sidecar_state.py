@@ -16,7 +16,8 @@ from bgp.exabgp_events import PeerConnected, PeerDown, PeerUp
 from bgp.messages import Desired
 from bgp.peer import Peer
 from bgp.route import Announcement, LearnedRoute
-from bgp.sidecar.state import Change, Ending, Flush, Reload, SidecarState, Step
+from bgp.sidecar.state import SidecarState
+from bgp.sidecar.steps import Change, Ending, Flush, Reload, Step
 
 if TYPE_CHECKING:
     from collections.abc import Collection
