@@ -93,6 +93,26 @@ def test_what_is_not_known_of_other_blocks_is_asked_for() -> None:
         plan_assign(reserved.with_summaries(map(BlockSummary.of, others)), _request(), now=NOW)
 
 
+def test_a_block_without_an_owner_lends_too() -> None:
+    """It is listed among those to read, and its addresses are borrowed like any other's."""
+    orphan = _block("10.0.0.6/31", None, 0)
+    listed = replace(_view(*FULL, orphan), block_by_cidr={})
+    with pytest.raises(MoreNeeded) as caught:
+        plan_assign(listed, _request(), now=NOW)
+    assert caught.value.blocks == (orphan.cidr,)
+    assert _chosen(plan_assign(_view(*FULL, orphan), _request(), now=NOW)) == (orphan.cidr[1], None)
+
+
+def test_what_has_rested_longest_is_given_first() -> None:
+    """Of addresses whose rest is over the one that was released first comes first."""
+    block = _block("10.0.0.0/31", "n1", 0, 1)
+    view = _view(block, rules=IpamConfiguration(cooldown_seconds=30))
+    for handle, now in (("10.0.0.0/31-1", NOW), ("10.0.0.0/31-0", NOW + 10)):
+        mine = replace(view, node="n9")
+        view = view.with_blocks(plan_release(mine, handle, now=now).writes)
+    assert plan_assign(view, _request(), now=NOW + 100).addresses == (block.cidr[1],)
+
+
 def test_a_reserved_address_is_given_to_who_asks_for_it_alone() -> None:
     """Automatic assignment passes it over, also where it is remembered; asked for it is given."""
     view = _view(_block("10.0.0.0/31", "n1"), reserved="10.0.0.0/32", rules=IpamConfiguration(sticky_seconds=60))

@@ -154,6 +154,15 @@ class Cluster(RuleBasedStateMachine):
                 self.rests[address] = (self.now + seconds, holder.full_name if remembered else None)
         self._note_freed(plan)
 
+    @rule(node=_NODE, numbers=st.lists(st.integers(0, 4), min_size=2, max_size=6), sticky=st.booleans())
+    def churn(self, node: str, numbers: list[int], sticky: bool) -> None:  # noqa: FBT001  drawn
+        """Let workloads come and go, one after the other, as they do all day."""
+        for number in numbers:
+            if (node, f"{node}-{number}") in self.held:
+                self.release(node, number)
+            else:
+                self.assign(node, number, (4,), sticky)
+
     @rule(node=_NODE)
     def return_blocks(self, node: str) -> None:
         """Give up every block that is empty."""
@@ -333,4 +342,4 @@ class Cluster(RuleBasedStateMachine):
 
 
 TestCluster = Cluster.TestCase
-TestCluster.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestCluster.settings = settings(max_examples=250, stateful_step_count=40, deadline=None)
