@@ -26,6 +26,7 @@ class Rejection(Enum):
 
     DEFAULT_ROUTE = "default_route"
     OUTSIDE_POOLS = "outside_pools"
+    PART_OF_BLOCK = "part_of_block"
     OWN_PREFIX = "own_prefix"
     INSIDE_OWN_BLOCK = "inside_own_block"
     NEXT_HOP_VERSION = "next_hop_version"
@@ -51,6 +52,18 @@ class PolicyContext:
     #: Those of them that a prefix inside a pool can touch: usually none, which spares every route the comparison.
     subnets_in_pools: tuple[IPNetwork, ...] = ()
     rules_by_peer: Mapping[IPAddress, tuple[Rule, ...]] = field(default_factory=dict)
+    #: The pools of each block length.
+    pools_by_block_length: tuple[tuple[int, PrefixSet], ...] = ()
+
+    def cuts_block(self, prefix: IPNetwork) -> bool:
+        """Say whether the prefix is a part of a block that is no single address, by the block length of its pool."""
+        if prefix.prefixlen == prefix.max_prefixlen:
+            return False
+        # A plain loop, as in `PrefixSet.covers`.
+        for block_length, pools in self.pools_by_block_length:
+            if block_length < prefix.prefixlen and pools.covers(prefix):
+                return True
+        return False
 
 
 def policy_context(
@@ -63,13 +76,16 @@ def policy_context(
     held: Iterable[IPNetwork] = (),
     subnets: Iterable[IPNetwork] = (),
     rules_by_peer: Mapping[IPAddress, tuple[Rule, ...]] | None = None,
+    block_length_of: Mapping[IPNetwork, int] | None = None,
 ) -> PolicyContext:
     """Return the context.
 
     `next_hops` are the other nodes' addresses, `held` the host prefixes of local workloads, `subnets` those of the
-    host's own interfaces, `rules_by_peer` the import rules of the peers that have any.
+    host's own interfaces, `rules_by_peer` the import rules of the peers that have any, `block_length_of` the prefix
+    length of a pool's blocks.
     """
     blocks, ranges, hosts = frozenset(own_blocks), tuple(pools), tuple(subnets)
+    lengths = block_length_of or {}
     return PolicyContext(
         local_as=local_as,
         pools=PrefixSet(ranges),
@@ -82,16 +98,21 @@ def policy_context(
             host for host in hosts if any(host.version == pool.version and host.overlaps(pool) for pool in ranges)
         ),
         rules_by_peer=rules_by_peer or {},
+        pools_by_block_length=tuple(
+            (length, PrefixSet(pool for pool, blocks_length in lengths.items() if blocks_length == length))
+            for length in set(lengths.values())
+        ),
     )
 
 
 def accept(route: LearnedRoute, context: PolicyContext) -> Rejection | None:
     """Return None if the route may be used, otherwise the first rule it breaks.
 
-    An import rule that accepts a route lets it lie outside the pools, and be a default route; nothing else. A single
-    address inside an own block is accepted: another node borrowed it, and its more specific route must win over the
-    block's blackhole. A larger part of an own block is not: addresses are borrowed one by one. An address a local
-    workload holds is never accepted from outside, nor is anything that would draw in the host's own subnets.
+    An import rule that accepts a route lets it lie outside the pools, be a part of a block, and be a default route;
+    nothing else. A single address inside an own block is accepted: another node borrowed it, and its more specific
+    route must win over the block's blackhole. A larger part of a block is not, whoever owns it: blocks are announced
+    whole and borrowed addresses one by one, so it could only draw in what is another's. An address a local workload
+    holds is never accepted from outside, nor is anything that would draw in the host's own subnets.
     """
     rules = context.rules_by_peer.get(route.peer)
     action = verdict(rules, route.prefix, route.communities) if rules else None
@@ -105,7 +126,10 @@ def accept(route: LearnedRoute, context: PolicyContext) -> Rejection | None:
     if context.local_as in route.as_path:
         return Rejection.AS_LOOP
     subnets = context.subnets_in_pools if action is None else context.subnets
-    return _check_prefix(route.prefix, context, subnets) or _check_next_hop(route, context)
+    broken = _check_prefix(route.prefix, context, subnets)
+    if broken is None and action is None and context.cuts_block(route.prefix):
+        return Rejection.PART_OF_BLOCK
+    return broken or _check_next_hop(route, context)
 
 
 def _check_prefix(prefix: IPNetwork, context: PolicyContext, subnets: tuple[IPNetwork, ...]) -> Rejection | None:

@@ -141,6 +141,7 @@ def _accepted(
         held=(ipaddress.ip_network(address) for address in known.link_of),
         subnets=(interface.network for interface in known.interfaces if interface.scope_global),
         rules_by_peer={peer.address: peer.import_rules for peer in known.peers if peer.import_rules},
+        block_length_of={pool.cidr: pool.block_prefix_length for pool, _ in known.cluster.pools.values()},
     )
     overfull = _overfull(known)
     counts: Counter[tuple[IPAddress, Rejection]] = Counter()

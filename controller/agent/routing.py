@@ -14,6 +14,7 @@ from bgp.events import SpeakerLost
 from bgp.peering import Peering
 from bgp.rib import AdjRibIn
 from controller.agent.decision import DrainPhase, Knowledge, decide, peers_of
+from controller.agent.refusals import Refusals
 
 if TYPE_CHECKING:
     from bgp.events import SpeakerEvent
@@ -61,6 +62,7 @@ class Routing:
         self._rib = AdjRibIn()
         self._interfaces: tuple[InterfaceAddress, ...] = ()
         self._dirty = asyncio.Event()
+        self._refusals = Refusals()
         self.cluster: Cluster | None = None
         self.peering = Peering(())
         self.decision: Decision | None = None
@@ -114,6 +116,7 @@ class Routing:
         if self.cluster is None:
             return
         self.decision = decide(self._known(self.cluster))
+        self._refusals.tell(self.decision.rejected, time.monotonic())
         # No await between reading and setting: an address wired in between would lose its route again.
         self._programmer.set(self.decision.routes)
         await self._speaker.set(self.peering.peers, self.decision.announcements)

@@ -102,6 +102,7 @@ def context() -> PolicyContext:
         own_addresses=[IPv4Address("10.0.0.1")],
         next_hops=[IPv4Address("10.0.0.2"), IPv6Address("fd00::2")],
         held=[network("10.9.0.1/32")],
+        block_length_of={network("10.9.0.0/16"): 26, network("fd09::/64"): 122},
     )
 
 
@@ -119,6 +120,10 @@ def context() -> PolicyContext:
         (route("10.9.0.0/26"), Rejection.OWN_PREFIX),
         (route("10.9.0.1/32"), Rejection.OWN_PREFIX),
         (route("10.9.0.32/27"), Rejection.INSIDE_OWN_BLOCK),
+        (route("10.9.1.32/27"), Rejection.PART_OF_BLOCK),
+        (route("fd09::4:0/123", "fd00::2"), Rejection.PART_OF_BLOCK),
+        (route("10.9.1.33/32"), None),
+        (route("10.9.4.0/24"), None),
         (route("10.9.1.0/26", as_path=(1, 64512)), Rejection.AS_LOOP),
         (route("10.9.1.0/26", "10.0.0.3"), Rejection.UNKNOWN_NEXT_HOP),
         (route("10.9.1.0/26", "10.0.0.1"), Rejection.OWN_NEXT_HOP),
