@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from bgp.events import EndOfRib, RoutesChanged, SessionDown, SessionState, SessionUp
 from bgp.exabgp_config import fingerprint
 from bgp.exabgp_events import PeerConnected, PeerDown, PeerUp
+from bgp.filter import Action, Rule
 from bgp.messages import Desired
 from bgp.peer import Peer
 from bgp.route import Announcement, LearnedRoute
@@ -26,6 +28,32 @@ ADDRESSES = tuple(ipaddress.ip_address(f"10.0.0.{number}") for number in (2, 3, 
 HERE = ipaddress.ip_address("10.0.0.1")
 PREFIXES = tuple(ipaddress.ip_network(f"10.9.{number}.0/26") for number in range(3))
 PEERS = {address: Peer(address, HERE, 64512, 64512, "10.0.0.1") for address in ADDRESSES}
+#: The session's own address, which a peer with `next_hop_self` is told instead of the node's.
+SOURCE = ipaddress.ip_address("10.0.0.9")
+#: What can be changed of a peer: nothing, what it is told, and what ExaBGP has to load.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "filtered": {"export_rules": (Rule(Action.REJECT, cidr=PREFIXES[0]),)},
+    "by community": {"export_rules": (Rule(Action.REJECT, community=(64512, 2)),)},
+    "next hop": {"next_hop_self": True},
+    "next hop, filtered": {"next_hop_self": True, "export_rules": (Rule(Action.REJECT, cidr=PREFIXES[1]),)},
+    "other times": {"hold_time_seconds": 30},
+}
+
+
+def variant(address: object, name: str) -> Peer:
+    """Return one of the peers, changed; its session has another address than the node."""
+    return dataclasses.replace(PEERS[address], local_address=SOURCE, **VARIANTS[name])  # type: ignore[index]  # a peer
+
+
+def told(peer: Peer, announcements: Collection[Announcement]) -> dict[object, str]:
+    """Return what a peer must know in the end, worked out apart from the code under test."""
+    next_hop = SOURCE if peer.next_hop_self else HERE
+    return {
+        one.prefix: f"next-hop {next_hop} local-preference 100 community [ 64512:{one.communities[0][1]} ]"
+        for one in announcements
+        if not any(rule.matches(one.prefix, one.communities) for rule in peer.export_rules)
+    }
 
 
 def announcement(prefix: int, community: int) -> Announcement:
@@ -49,8 +77,12 @@ class Model:
             assert not any(
                 self.has[peer] for peer in self.up if peer not in PEERS or peer not in {p.address for p in step.peers}
             )
-            self.loaded = {peer.address: fingerprint(peer) for peer in step.peers}
+            loaded = {peer.address: fingerprint(peer) for peer in step.peers}
+            changed = {peer for peer, text in loaded.items() if peer in self.up and self.loaded[peer] != text}
+            self.loaded = {**loaded}
             self.up &= self.loaded.keys()
+            for peer in changed:
+                self.fall(state, peer)
             state.reloaded({peer.address: fingerprint(peer) for peer in step.peers})
             return
         if isinstance(step, Flush):
@@ -111,7 +143,9 @@ def respawned(state: SidecarState, model: Model) -> SidecarState:
 
 
 wishes = st.tuples(
-    st.just("want"), st.sets(st.sampled_from(ADDRESSES)), st.dictionaries(st.integers(0, 2), st.integers(1, 2))
+    st.just("want"),
+    st.dictionaries(st.sampled_from(ADDRESSES), st.sampled_from(sorted(VARIANTS))),
+    st.dictionaries(st.integers(0, 2), st.integers(1, 2)),
 )
 happenings = st.tuples(st.sampled_from(["rise", "fall", "send"]), st.sampled_from(ADDRESSES))
 restarts = st.just(("respawn",))
@@ -124,8 +158,8 @@ def test_every_established_peer_ends_with_exactly_what_is_desired(actions: list[
     for action in actions:
         match action:
             case ("want", addresses, wanted):
-                peers = tuple(PEERS[address] for address in ADDRESSES if address in addresses)  # type: ignore[operator]  # a set
-                items = wanted.items()  # type: ignore[attr-defined]  # a dictionary
+                peers = tuple(variant(address, name) for address, name in addresses.items())  # type: ignore[attr-defined]  # a dictionary
+                items = wanted.items()  # type: ignore[attr-defined]  # as above
                 state.want(Desired(peers, tuple(announcement(prefix, value) for prefix, value in items)))
             case ("rise", peer):
                 model.rise(state, peer)
@@ -144,13 +178,31 @@ def test_every_established_peer_ends_with_exactly_what_is_desired(actions: list[
     assert state.in_agreement()
     wanted_peers = {peer.address for peer in state.desired.peers}
     assert model.loaded.keys() == wanted_peers
-    expected = {
-        one.prefix: f"next-hop 10.0.0.1 local-preference 100 community [ 64512:{one.communities[0][1]} ]"
-        for one in state.desired.announcements
-    }
-    for peer in model.up:
-        model.send(peer)
-        assert model.has[peer] == expected
+    by_address = {peer.address: peer for peer in state.desired.peers}
+    for address in model.up:
+        model.send(address)
+        assert model.has[address] == told(by_address[address], state.desired.announcements)
+
+
+def test_a_change_of_filter_or_next_hop_is_told_that_peer_alone_and_resets_nobody() -> None:
+    """Neither is anything ExaBGP loads: no reload, and no command for the other peers."""
+    first, *others = ADDRESSES
+    same = [variant(address, "plain") for address in others]
+    blocks = (announcement(0, 1), announcement(1, 1))
+    state, model = SidecarState(Desired((variant(first, "plain"), *same), blocks), ()), Model()
+    settle(state, model)
+    for address in ADDRESSES:
+        model.rise(state, address)
+    settle(state, model)
+    for name in ("filtered", "next hop", "next hop, filtered", "plain"):
+        state.want(Desired((variant(first, name), *same), blocks))
+        for step in iter(state.next_step, None):
+            assert not isinstance(step, Reload)
+            assert not isinstance(step, Change) or step.peers == (first,)
+            model.carry_out(state, step)
+        model.send(first)
+        assert model.has[first] == told(variant(first, name), blocks)
+    assert model.up == set(ADDRESSES)
 
 
 def established(*addresses: object) -> tuple[SidecarState, Model]:
