@@ -77,9 +77,9 @@ class Model:
             assert not any(
                 self.has[peer] for peer in self.up if peer not in PEERS or peer not in {p.address for p in step.peers}
             )
-            loaded = {peer.address: fingerprint(peer) for peer in step.peers}
+            loaded: dict[object, str] = {peer.address: fingerprint(peer) for peer in step.peers}
             changed = {peer for peer, text in loaded.items() if peer in self.up and self.loaded[peer] != text}
-            self.loaded = {**loaded}
+            self.loaded = loaded
             self.up &= self.loaded.keys()
             for peer in changed:
                 self.fall(state, peer)
@@ -178,7 +178,7 @@ def test_every_established_peer_ends_with_exactly_what_is_desired(actions: list[
     assert state.in_agreement()
     wanted_peers = {peer.address for peer in state.desired.peers}
     assert model.loaded.keys() == wanted_peers
-    by_address = {peer.address: peer for peer in state.desired.peers}
+    by_address: dict[object, Peer] = {peer.address: peer for peer in state.desired.peers}
     for address in model.up:
         model.send(address)
         assert model.has[address] == told(by_address[address], state.desired.announcements)
@@ -196,7 +196,7 @@ def test_a_change_of_filter_or_next_hop_is_told_that_peer_alone_and_resets_nobod
     settle(state, model)
     for name in ("filtered", "next hop", "next hop, filtered", "plain"):
         state.want(Desired((variant(first, name), *same), blocks))
-        for step in iter(state.next_step, None):
+        while (step := state.next_step()) is not None:
             assert not isinstance(step, Reload)
             assert not isinstance(step, Change) or step.peers == (first,)
             model.carry_out(state, step)
