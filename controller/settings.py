@@ -6,6 +6,7 @@ same names). What concerns the whole cluster is not here: pools and nodes are re
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import platform
 import re
@@ -76,6 +77,10 @@ class Settings(BaseSettings):
     as_number: int = Field(
         default=64512, ge=1, le=4294967294, description="AS number of this node (1 to 4294967294, RFC 6793)"
     )
+    cluster_id: str | None = Field(
+        default=None,
+        description="route reflector cluster id (RFC 4456), as an IPv4 address; a node with one is outside the mesh",
+    )
     ipv4_address: str = Field(
         default="auto",
         description="this node's IPv4 address: auto, none, an address, default-route, interface=NAME, cidr=CIDR or "
@@ -109,6 +114,17 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read flags, then the environment, then the file; the first that names a setting wins."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, _file())
+
+    @field_validator("cluster_id")
+    @classmethod
+    def _check_cluster_id(cls, text: str | None) -> str | None:
+        """Refuse what is no 32-bit number in the form of an address, and zero."""
+        try:
+            if text is not None and int(ipaddress.IPv4Address(text)) == 0:
+                raise ValueError("0.0.0.0 names no cluster; write another address, the reflector's own, say")
+        except ipaddress.AddressValueError as error:
+            raise ValueError(f"{error}; write four numbers from 0 to 255, as 192.0.2.1") from error
+        return text
 
     @field_validator("labels", mode="before")
     @classmethod

@@ -54,6 +54,7 @@ def _node(settings: Settings) -> tuple[Node, tuple[str, ...]]:
         ipv4=None if ipv4 is None else ipaddress.IPv4Address(ipv4.address),
         ipv6=None if ipv6 is None else ipaddress.IPv6Address(ipv6.address),
         labels=settings.labels,
+        cluster_id=settings.cluster_id,
     )
     return node, tuple({interface.interface for interface in present})
 

@@ -10,8 +10,10 @@ from controller.cli import listings
 from controller.cli.connection import Connection, pass_connection
 from controller.cli.examples import examples
 from controller.cli.ipam_configure import setting_rows
+from controller.cli.node_listing import node_listing, read_states
 from controller.cli.output import FORMATS, output_option, print_columns, print_document
-from controller.cli.reading import decoded_each, end_with, read_configuration, way_out
+from controller.cli.peer_listing import FILTERS, PEERS
+from controller.cli.reading import decoded_each, end_with, read_bgp_configuration, read_configuration, way_out
 from controller.errors import RefusedError
 from controller.resources import API_VERSION, resource_document
 
@@ -29,7 +31,7 @@ _NAMES_LISTED: Final = 10
 @click.group()
 @examples("tortiectl get nodes", "tortiectl get pools default -o yaml > pool.yaml", "tortiectl get blocks -o wide")
 def get() -> None:
-    """Show nodes, pools, blocks, reservations or the IPAM configuration, from the store.
+    """Show nodes, pools, blocks, reservations, BGP peers and filters, or a configuration, from the store.
 
     A record that cannot be read is told of on stderr, with exit code 1; the others are shown.
     """
@@ -41,8 +43,12 @@ def get() -> None:
 @pass_connection
 @examples("tortiectl get nodes -o wide")
 def nodes(connection: Connection, name: str | None, form: str) -> None:
-    """Show the nodes whose agents have registered."""
-    _show(connection, name, form, listings.NODES)
+    """Show the nodes whose agents have registered.
+
+    A node is running while its agent gives signs of life, otherwise silent; draining or drained after `node drain`.
+    """
+    states = connection.with_store(lambda store: read_states(store, name))
+    _show(connection, name, form, node_listing(states))
 
 
 @get.command()
@@ -87,6 +93,39 @@ def ipamconfiguration(connection: Connection, form: str) -> None:
     configuration = connection.with_store(read_configuration)
     if form == "table":
         print_columns(("SETTING", "VALUE"), setting_rows(configuration))
+    else:
+        print_document(resource_document(configuration), form)
+
+
+@get.command()
+@click.argument("name", required=False)
+@output_option(*FORMATS)
+@pass_connection
+@examples("tortiectl get bgppeers -o wide", "tortiectl get bgppeers tor-a -o yaml > tor-a.yaml")
+def bgppeers(connection: Connection, name: str | None, form: str) -> None:
+    """Show the BGP peers besides the mesh; YAML and JSON hold their passwords and can be applied again."""
+    _show(connection, name, form, PEERS)
+
+
+@get.command()
+@click.argument("name", required=False)
+@output_option(*FORMATS)
+@pass_connection
+@examples("tortiectl get bgpfilters -o wide")
+def bgpfilters(connection: Connection, name: str | None, form: str) -> None:
+    """Show the rules for what BGP peers tell and are told."""
+    _show(connection, name, form, FILTERS)
+
+
+@get.command()
+@output_option("table", "json", "yaml")
+@pass_connection
+@examples("tortiectl get bgpconfiguration -o yaml > bgp.yaml")
+def bgpconfiguration(connection: Connection, form: str) -> None:
+    """Show what applies to the BGP sessions of every node, also where nothing but the defaults is set."""
+    configuration = connection.with_store(read_bgp_configuration)
+    if form == "table":
+        print_columns(("SETTING", "VALUE"), [("nodeToNodeMesh", configuration.mesh)])
     else:
         print_document(resource_document(configuration), form)
 

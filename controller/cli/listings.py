@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 from controller.datamodel import keys
 from controller.datamodel.blocks import decode_block, decode_usage
-from controller.datamodel.records import decode_node, decode_pool, decode_reservation
+from controller.datamodel.records import decode_pool, decode_reservation
 from controller.resources import API_VERSION, resource_document
+from controller.resources.fields import community_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from controller.datamodel.records import Node
     from ipam.address import IPNetwork
     from ipam.block import Block
     from ipam.pool import Pool
@@ -68,21 +68,6 @@ def time_text(epoch_seconds: float) -> str:
     return datetime.fromtimestamp(epoch_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _node_row(node: Node) -> Sequence[object]:
-    labels = ", ".join(f"{label}={value}" for label, value in sorted(node.labels.items()))
-    return (node.name, node.as_number, node.ipv4 or "-", node.ipv6 or "-", labels or "-")
-
-
-def _node_document(node: Node) -> Mapping[str, object]:
-    spec = {
-        "asNumber": node.as_number,
-        "ipv4Address": str(node.ipv4) if node.ipv4 else None,
-        "ipv6Address": str(node.ipv6) if node.ipv6 else None,
-    }
-    metadata = {"name": node.name, "labels": dict(sorted(node.labels.items()))}
-    return {"apiVersion": API_VERSION, "kind": "Node", "metadata": metadata, "spec": spec}
-
-
 def _pool_row(pool: Pool) -> Sequence[object]:
     return (
         pool.name,
@@ -93,6 +78,7 @@ def _pool_row(pool: Pool) -> Sequence[object]:
         pool.nat_outgoing,
         pool.disable_bgp_export,
         pool.node_selector,
+        ", ".join(map(community_text, pool.communities)) or "-",
     )
 
 
@@ -140,24 +126,13 @@ def _block_document(block: Block) -> Mapping[str, object]:
     return {"apiVersion": API_VERSION, "kind": "Block", "metadata": {"name": str(block.cidr)}, "spec": spec}
 
 
-NODES: Final = Listing(
-    "Node",
-    keys.NODES,
-    decode_node,
-    lambda node: node.name,
-    list,
-    ("NAME", "AS", "IPV4", "IPV6", "LABELS"),
-    4,
-    _node_row,
-    _node_document,
-)
 POOLS: Final = Listing(
     "Pool",
     keys.POOLS,
     decode_pool,
     lambda pool: pool.name,
     by_address,
-    ("NAME", "CIDR", "BLOCK SIZE", "DISABLED", "ASSIGNMENT", "NAT", "NO BGP EXPORT", "NODE SELECTOR"),
+    ("NAME", "CIDR", "BLOCK SIZE", "DISABLED", "ASSIGNMENT", "NAT", "NO BGP EXPORT", "NODE SELECTOR", "COMMUNITIES"),
     4,
     _pool_row,
     resource_document,

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 #: Each command's name, its module below controller.cli (which has it as `command`) and its line in the help.
 COMMANDS: Final = {
-    "get": ("get", "Show nodes, pools, blocks, reservations or the IPAM configuration."),
+    "get": ("get", "Show nodes, pools, blocks, reservations, BGP peers and filters."),
     "create": ("write", "Create resources from files; refuse those that exist."),
     "apply": ("write", "Create or change resources from files."),
-    "delete": ("delete", "Delete a pool or a reservation."),
+    "delete": ("delete", "Delete a pool, a reservation, a BGP peer or filter."),
     "ipam": ("ipam", "Show, check and release addresses; set the rules of their assignment."),
-    "node": ("node", "Show this node's state; remove a node from the cluster."),
+    "node": ("node", "Show this node's state; drain a node, or remove it from the cluster."),
     "lab": ("lab", "Run several hosts on this machine, in network namespaces."),
     "version": ("version", "Show the versions of tortiectl and of this host's agent."),
 }

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from bgp.configuration import BgpConfiguration
 from controller.datamodel import keys
+from controller.datamodel.bgp_records import decode_bgp_configuration
 from controller.datamodel.records import decode_configuration
 from controller.errors import MalformedRecord, RefusedError
 from ipam.configuration import IpamConfiguration
@@ -43,6 +45,17 @@ def configuration_in(entry: Entry) -> IpamConfiguration:
     """Return the configuration in this record; raises `RefusedError`, with the way out, when it cannot be read."""
     try:
         return decode_configuration(keys.IPAM_CONFIGURATION, entry.value)
+    except MalformedRecord as error:
+        raise RefusedError(way_out(error)) from error
+
+
+async def read_bgp_configuration(store: Store) -> BgpConfiguration:
+    """Return the BGP configuration in force; raises `RefusedError`, with the way out, when it cannot be read."""
+    entry = (await store.get([keys.BGP_CONFIGURATION])).get(keys.BGP_CONFIGURATION)
+    if entry is None:
+        return BgpConfiguration()
+    try:
+        return decode_bgp_configuration(keys.BGP_CONFIGURATION, entry.value)
     except MalformedRecord as error:
         raise RefusedError(way_out(error)) from error
 

@@ -38,7 +38,8 @@ def create(connection: Connection, files: tuple[str, ...]) -> None:
 def apply(connection: Connection, files: tuple[str, ...]) -> None:
     """Create or change resources from files, all of them or none.
 
-    The kinds are Pool, Reservation and IPAMConfiguration; what a document does not name has its default.
+    The kinds are Pool, Reservation, IPAMConfiguration, BGPPeer, BGPFilter and BGPConfiguration; what a document does
+    not name has its default.
     """
     _write(connection, files, create_only=False)
 

@@ -9,17 +9,22 @@ import asyncio
 import json
 import os
 import threading
+import time
 from http.server import BaseHTTPRequestHandler
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from socketserver import UnixStreamServer
 from typing import TYPE_CHECKING
 
 import pytest
 
+from bgp.filter import Action, CidrMatch, Rule
+from bgp.peering import Filter, PeerDefinition
 from controller.assignment.transaction import block_operations
 from controller.cli.main import run
 from controller.datamodel import keys
+from controller.datamodel.bgp_records import Drain, encode_drain, encode_filter, encode_peer
+from controller.datamodel.endpoints import Endpoints, encode_endpoints
 from controller.datamodel.records import (
     Node,
     encode_configuration,
@@ -41,12 +46,51 @@ FILES = Path(__file__).parent / "cli"
 POOLS = (
     Pool("default", ip_network("10.65.0.0/16"), 26),
     Pool("reserve", ip_network("10.99.0.0/24"), 28, disabled=True, assignment=AssignmentMode.MANUAL),
-    Pool("six", ip_network("fd00:65::/48"), 122, nat_outgoing=True, disable_bgp_export=True),
+    Pool(
+        "six",
+        ip_network("fd00:65::/48"),
+        122,
+        nat_outgoing=True,
+        disable_bgp_export=True,
+        communities=((64512, 100), (64512, 7)),
+    ),
 )
 RESERVATION = Reservation("gateways", (ip_network("10.65.79.60/30"), ip_network("fd00:65::7c/126")))
 NODES = (
     Node("h1", 64512, IPv4Address("192.0.2.1"), IPv6Address("2001:db8::1"), {"zone": "a", "rack": "7"}),
-    Node("h2", 64513, IPv4Address("192.0.2.2"), None),
+    Node("h2", 64513, IPv4Address("192.0.2.2"), None, cluster_id="192.0.2.99"),
+    Node("h3", 64512, IPv4Address("192.0.2.3"), None),
+)
+PEERS = (
+    PeerDefinition("reflector", ip_address("192.0.2.250"), 64512),
+    PeerDefinition(
+        "tor-a",
+        ip_address("2001:db8::fe"),
+        4200000001,
+        node_selector="rack == 'a'",
+        password="not for tables",
+        hold_time_seconds=9,
+        restart_time_seconds=30,
+        ttl_security_hops=1,
+        local_as=64600,
+        source_address=ip_address("2001:db8::1"),
+        next_hop_self=False,
+        passive=True,
+        filters=("from-tor", "nothing"),
+        max_prefixes=1000,
+    ),
+)
+FILTERS = (
+    Filter(
+        "from-tor",
+        imports=(
+            Rule(Action.ACCEPT, ip_network("10.0.0.0/8"), min_length=20, max_length=28, community=(64512, 7)),
+            Rule(Action.ACCEPT, ip_network("0.0.0.0/0"), CidrMatch.EQUAL),
+            Rule(Action.REJECT),
+        ),
+        exports=(Rule(Action.REJECT, version=6),),
+    ),
+    Filter("nothing"),
 )
 
 
@@ -124,6 +168,10 @@ async def _fill(path: Path) -> None:
         [
             Put(keys.reservation(RESERVATION.name), encode_reservation(RESERVATION), ABSENT),
             Put(keys.IPAM_CONFIGURATION, encode_configuration(IpamConfiguration(cooldown_seconds=30)), ABSENT),
+            Put(keys.endpoints("h1"), encode_endpoints(Endpoints("h1", time.time())), ABSENT),
+            Put(keys.drain("h2"), encode_drain(Drain("h2", 0.0, 10.0)), ABSENT),
+            *(Put(keys.peer(peer.name), encode_peer(peer), ABSENT) for peer in PEERS),
+            *(Put(keys.filter_rules(rules.name), encode_filter(rules), ABSENT) for rules in FILTERS),
         ]
     )
     for block in BLOCKS:
@@ -175,6 +223,14 @@ def agent_socket(tmp_path: Path) -> Iterator[str]:
         "get reservations gateways -o yaml",
         "get ipamconfiguration",
         "get ipamconfiguration -o yaml",
+        "get bgppeers",
+        "get bgppeers -o wide",
+        "get bgppeers tor-a -o yaml",
+        "get bgpfilters",
+        "get bgpfilters -o wide",
+        "get bgpfilters from-tor -o yaml",
+        "get bgpconfiguration",
+        "get bgpconfiguration -o yaml",
         "ipam show",
         "ipam show --show-blocks",
         "ipam show -o json",

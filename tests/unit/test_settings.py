@@ -80,6 +80,8 @@ def test_an_unknown_name_in_the_file_is_refused(file: Path) -> None:
         ("store", "etcd", "'sqlite' or 'consul'"),
         ("log_level", "loud", "'debug', 'info', 'warning' or 'error'"),
         ("consul_address", "127.0.0.1:8500", "https?://"),
+        ("cluster_id", "7", "write four numbers from 0 to 255"),
+        ("cluster_id", "0.0.0.0", "names no cluster"),
         ("node_name", "a/b", "pattern"),
         ("node_name", "", "pattern"),
     ],
