@@ -34,8 +34,21 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
+class Rejected:
+    """How many routes of a peer one rule refused, and the first prefixes of them."""
+
+    peer: str
+    reason: str
+    count: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class AgentStatus:
-    """An agent as it described itself; `document` is its whole answer."""
+    """An agent as it described itself; `document` is its whole answer.
+
+    `drain` is empty, `draining` or `drained`; `sessionless` are the defined peers that make no session.
+    """
 
     node: str
     version: str
@@ -46,6 +59,9 @@ class AgentStatus:
     route_count: int
     speaker_connected: bool
     sessions: tuple[Session, ...]
+    sessionless: tuple[str, ...]
+    rejected: tuple[Rejected, ...]
+    drain: str
     document: dict[str, Any]
 
 
@@ -89,5 +105,10 @@ def _status(document: dict[str, Any]) -> AgentStatus:
         route_count=routes["count"],
         speaker_connected=bgp["connected"],
         sessions=tuple(Session(**{name: peer[name] for name in fields}) for peer in bgp["peers"]),
+        sessionless=tuple(problem["name"] for problem in bgp["problems"]),
+        rejected=tuple(
+            Rejected(each["peer"], each["reason"], each["count"], tuple(each["examples"])) for each in bgp["rejected"]
+        ),
+        drain=document["drain"],
         document=document,
     )

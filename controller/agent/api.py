@@ -61,13 +61,36 @@ class PeerStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerProblem:
+    """A defined peer that makes no session, by the name of its definition, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedStatus:
+    """How many routes of a peer one rule refused, and the first prefixes of them."""
+
+    peer: str
+    reason: str
+    count: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class BgpStatus:
-    """Whether the speaker answers, its sessions, and what was learned and refused, counted by reason."""
+    """Whether the speaker answers, its sessions, and what was learned and refused.
+
+    `rejected_counts` are counted by reason, `rejected` by peer and reason; `problems` are of peers without a session.
+    """
 
     connected: bool
     peers: tuple[PeerStatus, ...] = ()
     learned_count: int = 0
     rejected_counts: dict[str, int] = field(default_factory=dict)
+    rejected: tuple[RejectedStatus, ...] = ()
+    problems: tuple[PeerProblem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +108,8 @@ class WorkloadStatus:
 class Status:
     """The agent as of one moment.
 
-    `problems` are sentences for the operator; `ready` is true when a new workload would be wired and routed.
+    `problems` are sentences for the operator; `ready` is true when a new workload would be wired and routed. `drain` is
+    empty, `draining` while the node asks to be routed around, or `drained` when it announces nothing any more.
     """
 
     node: str
@@ -97,6 +121,7 @@ class Status:
     routes: RoutesStatus
     bgp: BgpStatus
     workloads: tuple[WorkloadStatus, ...]
+    drain: str = ""
 
 
 class ApiServer:

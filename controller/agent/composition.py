@@ -163,12 +163,16 @@ class Agent:
         return Observed(
             node=self._node,
             version=version("tortie"),
-            node_names={address: node.name for node in cluster.nodes.values() for address in node.addresses},
+            peer_names={
+                **{peer.address: name for name, peer in cluster.peers.items()},
+                **{address: node.name for node in cluster.nodes.values() for address in node.addresses},
+            },
             store_kind=self._settings.store,
             store_reason=self._store_reason,
             complaints=self._complaints.sentences,
             speaker_reason=self._routing.speaker_lost,
             peers=self._routing.peering.peers,
+            peer_problems=self._routing.peering.problems,
             sessions={session.peer: session for session in self._speaker.sessions},
             decision=self._routing.decision,
             routes_in_sync=self._programmer.in_sync.is_set(),

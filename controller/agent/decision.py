@@ -79,13 +79,17 @@ class RejectedRoutes:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What follows: the kernel's routes, what is announced, and what was left out and why."""
+    """What follows: the kernel's routes, what is announced, and what was left out and why.
+
+    `drain` is how far the node was with its drain.
+    """
 
     routes: DesiredRoutes
     announcements: tuple[Announcement, ...]
     learned_count: int
     rejected: tuple[RejectedRoutes, ...]
     unresolved: tuple[Unresolved, ...]
+    drain: DrainPhase = DrainPhase.NONE
 
 
 def peers_of(node: Node, cluster: Cluster, times: SessionTimes) -> Peering:
@@ -120,6 +124,7 @@ def decide(known: Knowledge) -> Decision:
         learned_count=len(learned),
         rejected=rejected,
         unresolved=unresolved,
+        drain=known.drain,
     )
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
 from controller.agent.api import (
     BgpStatus,
+    PeerProblem,
     PeerStatus,
+    RejectedStatus,
     RouteProblem,
     RoutesStatus,
     Status,
     StoreStatus,
     WorkloadStatus,
 )
+from controller.agent.decision import DrainPhase
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -28,18 +31,23 @@ if TYPE_CHECKING:
     from ipam.block import Holder
 
 
+#: What the status says of each phase.
+_DRAIN_WORD: Final = {DrainPhase.NONE: "", DrainPhase.ASKING: "draining", DrainPhase.WITHDRAWN: "drained"}
+
+
 @dataclass(frozen=True, slots=True)
 class Observed:
     """What the parts of the agent know at one moment.
 
     `malformed` maps the key of each record that does not decode to the reason, which names the key.
     `store_reason` and `speaker_reason` are None while connected, `decision` is None before the first one, and
-    `complaints` are sentences about what has failed and is tried again.
+    `complaints` are sentences about what has failed and is tried again. `peer_names` are the names of nodes and of
+    defined peers, `peer_problems` the reasons why defined peers make no session, by their names.
     """
 
     node: Node
     version: str
-    node_names: Mapping[IPAddress, str]
+    peer_names: Mapping[IPAddress, str]
     store_kind: str
     store_reason: str | None
     complaints: tuple[str, ...]
@@ -54,6 +62,7 @@ class Observed:
     pool_count: int
     malformed: Mapping[str, str]
     foreign_routes: tuple[ForeignRoute, ...] = ()
+    peer_problems: Mapping[str, str] = field(default_factory=dict)
 
 
 def status_of(observed: Observed) -> Status:
@@ -69,6 +78,7 @@ def status_of(observed: Observed) -> Status:
         routes=_routes(observed),
         bgp=_bgp(observed),
         workloads=_workloads(observed.holders),
+        drain="" if observed.decision is None else _DRAIN_WORD[observed.decision.drain],
     )
 
 
@@ -93,6 +103,7 @@ def _problems(observed: Observed) -> tuple[str, ...]:
     problems += [
         f"{reason}; what it said before stays until it is written anew" for reason in observed.malformed.values()
     ]
+    problems += [f"bgppeer {name} has no session: {reason}" for name, reason in observed.peer_problems.items()]
     problems += [f"route {prefix}: {failure.reason}" for prefix, failure in observed.route_failures.items()]
     problems += [
         f"route {route.prefix} of protocol {route.protocol} leads out of a workload's link (number {route.link_index}) "
@@ -127,6 +138,8 @@ def _bgp(observed: Observed) -> BgpStatus:
         peers=tuple(_peer(peer, observed) for peer in observed.peers),
         learned_count=0 if decision is None else decision.learned_count,
         rejected_counts={} if decision is None else _rejected_counts(decision.rejected),
+        rejected=() if decision is None else tuple(map(_rejected, _in_order(decision.rejected))),
+        problems=tuple(PeerProblem(name, reason) for name, reason in observed.peer_problems.items()),
     )
 
 
@@ -135,7 +148,7 @@ def _peer(peer: Peer, observed: Observed) -> PeerStatus:
     state, since, info = ("unknown", 0.0, "") if session is None else (session.state.value, session.since, session.info)
     if observed.speaker_reason is not None:
         state, info = "unknown", "the BGP sidecar is not connected"
-    name = observed.node_names.get(peer.address, "")
+    name = observed.peer_names.get(peer.address, "")
     return PeerStatus(str(peer.address), name, peer.origin.value, state, since, info)
 
 
@@ -155,6 +168,14 @@ def _workloads(holders: Mapping[IPAddress, Holder]) -> tuple[WorkloadStatus, ...
         )
         for handle, holder in sorted(holder_of.items())
     )
+
+
+def _in_order(rejected: Iterable[RejectedRoutes]) -> list[RejectedRoutes]:
+    return sorted(rejected, key=lambda each: (each.peer.version, int(each.peer), each.reason.value))
+
+
+def _rejected(routes: RejectedRoutes) -> RejectedStatus:
+    return RejectedStatus(str(routes.peer), routes.reason.value, routes.count, tuple(map(str, routes.examples)))
 
 
 def _rejected_counts(rejected: Iterable[RejectedRoutes]) -> dict[str, int]:

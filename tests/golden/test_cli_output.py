@@ -119,7 +119,7 @@ STATUS = {
     "node": "h1",
     "version": "1.2.3",
     "ready": True,
-    "problems": [],
+    "problems": ["bgppeer tor-b has no session: the node has no IPv6 address"],
     "addresses": ["192.0.2.1"],
     "store": {"kind": "sqlite", "connected": True, "reason": ""},
     "routes": {"in_sync": True, "count": 7, "failures": []},
@@ -142,11 +142,30 @@ STATUS = {
                 "since": 0,
                 "info": "refused",
             },
+            {
+                "address": "192.0.2.254",
+                "name": "tor-a",
+                "origin": "node specific",
+                "state": "established",
+                "since": 0,
+                "info": "",
+            },
         ],
         "learned_count": 1,
-        "rejected_counts": {},
+        "rejected_counts": {"as_loop": 7, "filtered": 2},
+        "rejected": [
+            {
+                "peer": "192.0.2.2",
+                "reason": "as_loop",
+                "count": 7,
+                "examples": ["10.0.0.0/26", "10.0.0.64/26", "10.0.0.128/26", "10.0.0.192/26", "10.0.1.0/26"],
+            },
+            {"peer": "2001:db8::9", "reason": "filtered", "count": 2, "examples": ["fd00::/122", "fd00::40/122"]},
+        ],
+        "problems": [{"name": "tor-b", "reason": "the node has no IPv6 address"}],
     },
     "workloads": [],
+    "drain": "draining",
 }
 
 
@@ -243,6 +262,7 @@ def agent_socket(tmp_path: Path) -> Iterator[str]:
         "ipam show --help",
         "--help",
         "apply --help",
+        "node drain --help",
     ],
 )
 def test_output_is_as_agreed(command: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -255,6 +275,14 @@ def test_node_status_is_as_agreed(agent_socket: str, capsys: pytest.CaptureFixtu
     """One table for each IP version; a session that is not established makes the exit code 1."""
     assert run(["--agent-socket", agent_socket, "node", "status"]) == 1
     _compare("node status", capsys.readouterr().out)
+
+
+def test_refused_routes_are_as_agreed(agent_socket: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """By peer and rule, with the first prefixes; that there are any is no error."""
+    assert run(["--agent-socket", agent_socket, "node", "status", "--rejected"]) == 0
+    _compare("node status --rejected", capsys.readouterr().out)
+    assert run(["--agent-socket", agent_socket, "node", "status", "--rejected", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)[1]["reason"] == "filtered"
 
 
 def test_node_status_for_programs_is_what_the_agent_said(agent_socket: str, capsys: pytest.CaptureFixture[str]) -> None:

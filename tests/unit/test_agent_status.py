@@ -41,7 +41,7 @@ def well() -> Observed:
     return Observed(
         node=NODE,
         version="1.2.3",
-        node_names={ip_address("192.0.2.2"): "n2"},
+        peer_names={ip_address("192.0.2.2"): "n2"},
         store_kind="consul",
         store_reason=None,
         speaker_reason=None,
