@@ -28,7 +28,7 @@ _LONGEST_PAUSE_SECONDS: Final = 0.1
 
 
 async def delete_node(store: Store, node: str) -> tuple[IPAddress, ...]:
-    """Free every address the node holds and every block it owns, delete its share and endpoints, and last its record.
+    """Free every address the node holds and every block it owns, delete its share, endpoints, drain, last its record.
 
     Returns the addresses freed by this call. A node that does not exist is no error. The node's agent must be stopped:
     while it runs it claims blocks anew, and the deletion goes on until it finds none or gives up. Raises
@@ -42,7 +42,7 @@ async def delete_node(store: Store, node: str) -> tuple[IPAddress, ...]:
         share = await store.list(keys.share(node))
         try:
             if all(share_cidr(key) is None for key in share):
-                await _remove_records(store, [*share, keys.endpoints(node), keys.node(node)])
+                await _remove_records(store, [*share, keys.endpoints(node), keys.drain(node), keys.node(node)])
                 return tuple(freed)
             freed += await _free_some(store, node, share)
         except ConflictError as conflict:
