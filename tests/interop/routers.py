@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from bgp.address import IPAddress, IPNetwork
 
 _DEADLINE_SECONDS: Final = 30.0
-#: Without it zebra replaces an IPv6 route by deleting the old one first, and packets are lost in between.
-_ZEBRA: Final = ("--v6-rr-semantics", "-f", "/dev/null")
 _FAMILY: Final = {4: "ipv4", 6: "ipv6"}
 
 
@@ -162,23 +160,30 @@ class Bird(RouterProgram):
 
 
 class Frr(RouterProgram):
-    """FRR's bgpd with zebra, which programs the kernel and outlives bgpd (https://docs.frrouting.org, "BGP")."""
+    """FRR: bgpd, and zebra, which programs the kernel (https://docs.frrouting.org, "BGP" and "Zebra")."""
 
-    def start(self, *, restarted: bool = False) -> None:
-        """Start zebra unless it runs, and bgpd."""
+    def start(self, *, restarted: bool = False) -> None:  # noqa: ARG002  zebra finds out by itself
+        """Start zebra, which takes over the routes of ours that it finds in the kernel, and bgpd."""
         path = self._directory / "bgpd.conf"
         path.write_text(self._configuration())
-        if not restarted:
-            shutil.chown(self._directory, "frr", "frr")
-            self._zebra = self._run("zebra", "/usr/lib/frr/zebra", *self._options("zebra"), *_ZEBRA)
-            deadline = time.monotonic() + _DEADLINE_SECONDS
-            while not (self._directory / "zserv").exists():
-                assert time.monotonic() < deadline, self.log()
-                time.sleep(0.01)
+        shutil.chown(self._directory, "frr", "frr")
+        socket = self._directory / "zserv"
+        socket.unlink(missing_ok=True)
+        # Without v6-rr-semantics zebra replaces an IPv6 route by deleting the old one first.
+        kept = ["--v6-rr-semantics", "-K", str(self._plan.restart_seconds)]
+        self._zebra = self._run("zebra", "/usr/lib/frr/zebra", *self._options("zebra"), *kept, "-f", "/dev/null")
+        deadline = time.monotonic() + _DEADLINE_SECONDS
+        while not socket.exists():
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.01)
         self._bgpd = self._run("bgpd", "/usr/lib/frr/bgpd", *self._options("bgpd"), "-f", str(path))
 
     def kill(self) -> None:
-        """End bgpd; zebra keeps its routes."""
+        """End zebra and bgpd; the kernel keeps their routes.
+
+        If zebra stayed, it would sweep what bgpd left as soon as bgpd has heard the first of its neighbours again.
+        """
+        self._end(self._zebra)
         self._end(self._bgpd)
 
     def next_hops(self, prefix: IPNetwork) -> set[IPAddress]:
