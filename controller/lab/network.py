@@ -49,7 +49,10 @@ class Network:
         self._make_namespaces([host.name for host in hosts])
         wires = []
         for host in hosts:
-            peer = f"peer name {_UPLINK} netns {layout.namespace(host.name)}"
+            # A router that takes a former one's address has its MAC too, or the hosts would talk to the former for a
+            # while.
+            mac = f"02:00:00:00:00:{host.index:02x}"
+            peer = f"peer name {_UPLINK} address {mac} netns {layout.namespace(host.name)}"
             wires += [f"link add {host.name} type veth {peer}", f"link set {host.name} master {_BRIDGE} up"]
         self._batch(FABRIC, wires)
         for host in hosts:
