@@ -52,6 +52,7 @@ class PolicyContext:
     #: Those of them that a prefix inside a pool can touch: usually none, which spares every route the comparison.
     subnets_in_pools: tuple[IPNetwork, ...] = ()
     rules_by_peer: Mapping[IPAddress, tuple[Rule, ...]] = field(default_factory=dict)
+    local_as_by_peer: Mapping[IPAddress, int] = field(default_factory=dict)
     #: The pools of each block length.
     pools_by_block_length: tuple[tuple[int, PrefixSet], ...] = ()
 
@@ -76,13 +77,14 @@ def policy_context(
     held: Iterable[IPNetwork] = (),
     subnets: Iterable[IPNetwork] = (),
     rules_by_peer: Mapping[IPAddress, tuple[Rule, ...]] | None = None,
+    local_as_by_peer: Mapping[IPAddress, int] | None = None,
     block_length_of: Mapping[IPNetwork, int] | None = None,
 ) -> PolicyContext:
     """Return the context.
 
     `next_hops` are the other nodes' addresses, `held` the host prefixes of local workloads, `subnets` those of the
-    host's own interfaces, `rules_by_peer` the import rules of the peers that have any, `block_length_of` the prefix
-    length of a pool's blocks.
+    host's own interfaces, `rules_by_peer` the import rules of the peers that have any, `local_as_by_peer` the AS number
+    shown to peers that are not shown the node's own, `block_length_of` the prefix length of a pool's blocks.
     """
     blocks, ranges, hosts = frozenset(own_blocks), tuple(pools), tuple(subnets)
     lengths = block_length_of or {}
@@ -98,6 +100,7 @@ def policy_context(
             host for host in hosts if any(host.version == pool.version and host.overlaps(pool) for pool in ranges)
         ),
         rules_by_peer=rules_by_peer or {},
+        local_as_by_peer=local_as_by_peer or {},
         pools_by_block_length=tuple(
             (length, PrefixSet(pool for pool, blocks_length in lengths.items() if blocks_length == length))
             for length in set(lengths.values())
@@ -123,7 +126,9 @@ def accept(route: LearnedRoute, context: PolicyContext) -> Rejection | None:
             return Rejection.DEFAULT_ROUTE
         if not context.pools.covers(route.prefix):
             return Rejection.OUTSIDE_POOLS
-    if context.local_as in route.as_path:
+    if route.as_path and (
+        context.local_as in route.as_path or context.local_as_by_peer.get(route.peer) in route.as_path
+    ):
         return Rejection.AS_LOOP
     subnets = context.subnets_in_pools if action is None else context.subnets
     broken = _check_prefix(route.prefix, context, subnets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections import Counter
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from bgp.peering import peering
 from bgp.policy import Rejection, accept, policy_context
 from bgp.prefixes import PrefixSet
 from bgp.topology import Router
-from controller.reconcile.desired import block_routes, learned_routes, workload_routes
+from controller.reconcile.desired import block_routes, device_of, learned_routes, workload_routes
 from controller.reconcile.difference import DesiredRoutes, Sweep
 from ipam.errors import InvalidSelector
 from ipam.selector import selects
@@ -146,9 +147,12 @@ def _accepted(
         held=(ipaddress.ip_network(address) for address in known.link_of),
         subnets=(interface.network for interface in known.interfaces if interface.scope_global),
         rules_by_peer={peer.address: peer.import_rules for peer in known.peers if peer.import_rules},
+        local_as_by_peer={peer.address: peer.local_as for peer in known.peers if peer.local_as != known.node.as_number},
         block_length_of={pool.cidr: pool.block_prefix_length for pool, _ in known.cluster.pools.values()},
     )
     overfull = _overfull(known)
+    external = frozenset(peer.address for peer in known.peers if peer.peer_as != peer.local_as)
+    reachable = functools.cache(lambda next_hop: device_of(next_hop, known.interfaces) is not None)
     counts: Counter[tuple[IPAddress, Rejection]] = Counter()
     examples: dict[tuple[IPAddress, Rejection], list[IPNetwork]] = {}
     routable = {}
@@ -163,7 +167,7 @@ def _accepted(
             if counts[route.peer, reason] <= _EXAMPLES:
                 examples.setdefault((route.peer, reason), []).append(prefix)
         if good:
-            routable[prefix] = best(good)
+            routable[prefix] = best(good, external=external, reachable=reachable)
     return routable, tuple(
         RejectedRoutes(peer, reason, count, tuple(examples[peer, reason])) for (peer, reason), count in counts.items()
     )

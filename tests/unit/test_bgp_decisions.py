@@ -6,6 +6,7 @@ import dataclasses
 import ipaddress
 from ipaddress import IPv4Address, IPv6Address
 from itertools import permutations
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,6 +21,9 @@ from bgp.topology import Router, mesh_peers, router_id
 
 DUAL = Router("dual", 64512, IPv4Address("10.0.0.1"), IPv6Address("fd00::1"))
 OTHER = Router("other", 64513, IPv4Address("10.0.0.2"), IPv6Address("fd00::2"))
+#: A peer of another AS.
+OUTSIDE = "10.0.0.9"
+OUTER = frozenset({IPv4Address(OUTSIDE)})
 SIX = Router("six", 64512, None, IPv6Address("fd00::6"))
 FOUR = Router("four", 64512, IPv4Address("10.0.0.4"), None)
 
@@ -180,3 +184,81 @@ def test_equal_routes_with_different_next_hops_are_used_together() -> None:
     for order in permutations([one, two, again]):
         assert best(order) == (one, two)
     assert best([]) == ()
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        # A step comes after all those before it, and before all those after it.
+        ({"as_path": (1,), "origin": "incomplete"}, {"as_path": (1, 2), "origin": "igp"}),
+        ({"origin": "igp", "as_path": (1,), "med": 9}, {"origin": "egp", "as_path": (1,), "med": 1}),
+        ({"origin": "egp"}, {"origin": "incomplete"}),
+        ({"med": 1, "as_path": (1,), "peer": "10.0.0.7"}, {"med": 2, "as_path": (1,), "peer": OUTSIDE}),
+        ({"as_path": (1,), "peer": OUTSIDE}, {"as_path": (1,), "peer": "10.0.0.7"}),
+        ({"as_path": (1,), "peer": OUTSIDE, "med": 5}, {"as_path": (2,), "peer": "10.0.0.7", "med": 1}),
+        ({}, {"next_hop": "192.0.2.1", "local_preference": 200}),
+    ],
+    ids=["path", "origin", "egp", "med", "outside", "meds-of-two", "unreachable"],
+)
+def test_each_step_decides_what_those_before_it_left_open(better: dict[str, Any], worse: dict[str, Any]) -> None:
+    """A reachable next hop, preference, path, origin, MED, learned from outside: in this order."""
+    routes = [route("10.9.1.0/26", **better), route("10.9.1.0/26", **{"next_hop": "10.0.0.3"} | worse)]
+    for order in permutations(routes):
+        assert best(order, external=OUTER, reachable=lambda hop: hop != IPv4Address("192.0.2.1")) == (routes[0],)
+
+
+def test_a_peer_of_another_as_has_no_say_in_the_preference() -> None:
+    """Its LOCAL_PREF is ignored; that it is about to withdraw a route is not."""
+    ours = route("10.9.1.0/26", "10.0.0.3", "10.0.0.3")
+    pushing = route("10.9.1.0/26", peer=OUTSIDE, local_preference=4000, as_path=(1,))
+    assert best([pushing, ours], external=OUTER) == (ours,)
+    assert best([pushing, ours]) == (pushing,)
+    leaving = dataclasses.replace(pushing, as_path=(), communities=(GRACEFUL_SHUTDOWN,))
+    assert best([leaving, ours], external=OUTER) == (ours,)
+
+
+def test_two_top_of_rack_routers_are_used_together() -> None:
+    """Paths of equal length through different ASes are equal, whatever else they name; one of them suffices."""
+    first = route("10.9.1.0/26", OUTSIDE, OUTSIDE, as_path=(65001, 64602))
+    second = route("10.9.1.0/26", "10.0.0.8", "10.0.0.8", as_path=(65002, 64602), med=7)
+    inside = route("10.9.1.0/26", "10.0.0.5", "10.0.0.5", as_path=(65001, 64602))
+    for order in permutations([first, second, inside]):
+        assert best(order, external={first.peer, second.peer}) == (second, first)
+        assert best(order, external={first.peer}) == (first,)
+
+
+def test_what_cannot_be_reached_is_told_if_there_is_nothing_else() -> None:
+    """Without any reachable next hop the best route is returned all the same, for somebody to report."""
+    far, farther = route("10.9.1.0/26"), route("10.9.1.0/26", "10.0.0.3", as_path=(1,))
+    assert best([farther, far], reachable=lambda _: False) == (far,)
+
+
+def test_a_route_that_went_through_what_a_peer_takes_for_us_is_a_loop(context: PolicyContext) -> None:
+    """The AS number shown to a peer counts as the node's own in what that peer announces, and only there."""
+    shown = dataclasses.replace(context, local_as_by_peer={IPv4Address("10.0.0.2"): 64602})
+    assert accept(route("10.9.1.0/26", as_path=(65000, 64602)), shown) is Rejection.AS_LOOP
+    assert accept(route("10.9.1.0/26", as_path=(65000, 64512)), shown) is Rejection.AS_LOOP
+    assert accept(route("10.9.1.0/26", as_path=(65000, 64601)), shown) is None
+    assert accept(route("10.9.1.0/26", peer="10.0.0.9", as_path=(65000, 64602)), shown) is None
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 2)] * 7), min_size=1, max_size=6))
+def test_the_choice_depends_on_the_routes_alone(numbers: list[tuple[int, ...]]) -> None:
+    """Any order, and any worse route added or removed, gives the same routes: they are the best of themselves."""
+    routes = [
+        dataclasses.replace(
+            route("10.9.1.0/26", f"10.0.0.{hop}", f"10.0.1.{peer}"),
+            local_preference=100 + preference,
+            as_path=tuple(range(65000, 65000 + path)),
+            med=med,
+            origin=("igp", "egp", "incomplete")[origin],
+            cluster_list=("1.1.1.1",) * clusters,
+        )
+        for hop, peer, preference, path, med, origin, clusters in numbers
+    ]
+    outside = {IPv4Address("10.0.1.2")}
+    chosen = best(routes, external=outside)
+    assert set(chosen) <= set(routes)
+    assert best(reversed(routes), external=outside) == chosen
+    assert best(chosen, external=outside) == chosen
+    assert len({each.next_hop for each in chosen}) == len(chosen) > 0
