@@ -311,3 +311,31 @@ def test_defined_peers_come_beside_the_mesh_or_instead_of_it() -> None:
     reflector = replace(world, nodes={**world.nodes, "there": replace(THERE, cluster_id="1.1.1.1")})
     beside = peers_of(here, reflector, SessionTimes(90, 120))
     assert [str(peer.address) for peer in beside.peers] == [f"192.0.2.{last}" for last in (3, 10, 11, 12)]
+
+
+def outside(address: str, *, peer_as: int, local_as: int = HERE.as_number) -> Peer:
+    """Return a configured peer of another AS."""
+    return Peer(ip_address(address), ip_address("192.0.2.1"), local_as, peer_as, "192.0.2.1")
+
+
+def test_a_top_of_rack_router_leads_where_no_other_node_can_be_reached() -> None:
+    """What a reflector tells of a node in another subnet does not hide the longer way through the router."""
+    across = Node("across", 64512, IPv4Address("198.51.100.7"), None)
+    rack = outside("192.0.2.254", peer_as=65000)
+    reflected = route("10.0.1.0/26", "198.51.100.7")
+    routed = replace(route("10.0.1.0/26", "192.0.2.254", (65000, 64602)), peer=rack.address)
+    known = replace(knowledge(reflected, routed, peers=(rack,)), cluster=cluster(nodes=(HERE, across)))
+    decision = decide(known)
+    assert decision.routes.routes[ip_network("10.0.1.0/26")] == via("10.0.1.0/26", "192.0.2.254")
+    assert decision.unresolved == ()
+
+
+def test_peers_of_another_as_are_known_by_their_definitions() -> None:
+    """Of equal routes theirs is used, and none that went through the AS number they are shown."""
+    rack = outside("192.0.2.254", peer_as=65000, local_as=64601)
+    inner = route("10.0.1.0/26", "192.0.2.2", (65001,))
+    outer = replace(route("10.0.1.0/26", "192.0.2.254", (65000,)), peer=rack.address)
+    looped = replace(route("10.0.2.0/26", "192.0.2.254", (65000, 64601)), peer=rack.address)
+    decision = decide(knowledge(inner, outer, looped, peers=(rack,)))
+    assert decision.routes.routes[ip_network("10.0.1.0/26")] == via("10.0.1.0/26", "192.0.2.254")
+    assert counts(decision) == {Rejection.AS_LOOP: 1}
