@@ -44,6 +44,12 @@ class Knowledge:
     block_versions: Mapping[IPNetwork, Version] = field(default_factory=dict)
     pool_versions: Mapping[str, Version] = field(default_factory=dict)
 
+    @property
+    def rules(self) -> Rules:
+        """The rules that the view rests on."""
+        pools = {name: (pool, self.pool_versions[name]) for name, pool in self.view.pool_by_name.items()}
+        return Rules(pools, self.view.reservations, self.view.configuration)
+
     def with_rules(self, rules: Rules) -> Knowledge:
         """Return the knowledge under these rules and no others."""
         view = self.view.with_pools(pool for pool, _ in rules.pools.values())
@@ -122,7 +128,8 @@ async def read_all(store: Store, knowledge: Knowledge) -> Knowledge:
             **await store.list(keys.POOLS),
             **await store.list(keys.RESERVATIONS),
             **await store.get([keys.IPAM_CONFIGURATION]),
-        }
+        },
+        knowledge.rules,
     )
     return await read_summaries(store, await read_share(store, knowledge.with_rules(rules)))
 
@@ -156,14 +163,20 @@ async def read_keys(store: Store, knowledge: Knowledge, wanted: Collection[str])
     touched = {key.removeprefix(keys.POOLS) for key in wanted if key.startswith(keys.POOLS)}
     if not touched:
         return knowledge
-    view, versions = knowledge.view, knowledge.pool_versions
-    kept = {name: (pool, versions[name]) for name, pool in view.pool_by_name.items() if name not in touched}
+    rules = knowledge.rules
+    kept = {name: pool for name, pool in rules.pools.items() if name not in touched}
     found = rules_of({key: entry for key, entry in entries.items() if key.startswith(keys.POOLS)})
-    return knowledge.with_rules(Rules({**kept, **found.pools}, view.reservations, view.configuration))
+    return knowledge.with_rules(replace(rules, pools={**kept, **found.pools}))
 
 
-def rules_of(entries: Mapping[str, Entry]) -> Rules:
-    """Return the rules in these records, which may be among others; one that cannot be read is left out, and told."""
+def rules_of(entries: Mapping[str, Entry], known: Rules | None = None) -> Rules:
+    """Return the rules in these records, which may be among others; one that cannot be read is told.
+
+    A pool that cannot be read gives nothing, so it is left out. What forbids something, a reservation or the
+    configuration, goes on as it was `known`.
+    """
+    known = known or Rules()
+    known_reservations = {keys.reservation(reservation.name): reservation for reservation in known.reservations}
     pools: dict[str, tuple[Pool, Version]] = {}
     reservations: list[Reservation] = []
     configuration = IpamConfiguration()
@@ -176,7 +189,11 @@ def rules_of(entries: Mapping[str, Entry]) -> Rules:
             elif key == keys.IPAM_CONFIGURATION:
                 configuration = decode_configuration(key, entry.value)
         except MalformedRecord as error:
-            log.warning("record cannot be read and is left out", extra={"key": key, "reason": str(error)})
+            log.warning("record cannot be read", extra={"key": key, "reason": str(error)})
+            if key in known_reservations:
+                reservations.append(known_reservations[key])
+            elif key == keys.IPAM_CONFIGURATION:
+                configuration = known.configuration
     return Rules(pools, tuple(reservations), configuration)
 
 

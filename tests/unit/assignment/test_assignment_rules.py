@@ -11,6 +11,7 @@ import pytest
 from controller.assignment.assigner import Counters
 from controller.datamodel import keys
 from controller.errors import RefusedError
+from controller.ports import Put
 from ipam.configuration import IpamConfiguration
 from ipam.errors import AddressUnavailable, NoPool, PoolExhausted
 from ipam.request import ReleaseRequest
@@ -206,3 +207,18 @@ async def test_a_record_that_no_store_takes_fails_its_request_alone(world: World
         outcomes = await asyncio.gather(*map(node.assign, requests), return_exceptions=True)
         assert [isinstance(outcome, RefusedError) for outcome in outcomes] == [False, False, True, False, False]
     assert set(await world.check()) == {"a", "b", "c", "d"}
+
+
+async def test_a_rule_whose_record_breaks_holds_on(world: World) -> None:
+    """Nobody gets a reserved or a foreign address because the record that forbids it cannot be read any more."""
+    await world.add_pool("v4", "10.0.0.0/29", 30)
+    await world.configure(IpamConfiguration(strict_affinity=True))
+    await world.reserve("10.0.0.0/31", "10.0.0.4/31")
+    async with world.following("n1") as node, world.following("n2") as other:
+        await other.assign(world.request("a"))
+        for handle in ("b", "c"):
+            await node.assign(world.request(handle))
+        for key in (keys.IPAM_CONFIGURATION, keys.reservation("kept")):
+            await world.store.commit([Put(key, b"{", None)])
+        with pytest.raises(PoolExhausted, match="strict affinity"):
+            await node.assign(world.request("d"))
