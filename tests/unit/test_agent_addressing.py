@@ -55,6 +55,14 @@ def asked(ipv4: str = "auto", ipv6: str = "auto") -> Settings:
     return Settings(node_name="n1", as_number=64999, ipv4_address=ipv4, ipv6_address=ipv6)
 
 
+async def test_a_reflector_is_known_by_its_cluster_id(host: Host) -> None:
+    """The other nodes leave it out of their mesh."""
+    host.found = {("default-route", 4): FOUR}
+    settings = Settings(node_name="n1", cluster_id="192.0.2.99")
+    assert (await find_node(settings))[0].cluster_id == "192.0.2.99"
+    assert (await find_node(asked()))[0].cluster_id is None
+
+
 async def test_auto_takes_what_default_routes_lead_to(host: Host) -> None:
     """Both families, and the interfaces they are on."""
     host.found = {("default-route", 4): FOUR, ("default-route", 6): SIX}

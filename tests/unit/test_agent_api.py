@@ -15,8 +15,18 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
-from controller.agent.api import ApiServer, BgpStatus, RoutesStatus, Status, StoreStatus, WorkloadStatus
-from controller.agent_client import agent_status
+from controller.agent.api import (
+    ApiServer,
+    BgpStatus,
+    PeerProblem,
+    PeerStatus,
+    RejectedStatus,
+    RoutesStatus,
+    Status,
+    StoreStatus,
+    WorkloadStatus,
+)
+from controller.agent_client import Rejected, agent_status
 from controller.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -30,8 +40,15 @@ STATUS = Status(
     addresses=("192.0.2.1",),
     store=StoreStatus("sqlite", connected=True),
     routes=RoutesStatus(in_sync=True, count=3),
-    bgp=BgpStatus(connected=True, rejected_counts={"as_loop": 2}),
+    bgp=BgpStatus(
+        connected=True,
+        peers=(PeerStatus("192.0.2.9", "tor-a", "node specific", "established", 5.0, ""),),
+        rejected_counts={"as_loop": 2},
+        rejected=(RejectedStatus("192.0.2.9", "as_loop", 2, ("10.0.0.0/26", "fd00::/122")),),
+        problems=(PeerProblem("tor-b", "filter in does not exist"),),
+    ),
     workloads=(WorkloadStatus("handle", "web", "", "tor1", ("10.0.0.1",)),),
+    drain="draining",
 )
 
 
@@ -75,6 +92,11 @@ async def test_the_client_understands_it(path: Path) -> None:
     async with served(path):
         status = await asyncio.to_thread(agent_status, path)
     assert (status.node, status.ready, status.store, status.route_count) == ("n1", True, "sqlite, connected", 3)
+    assert [(each.address, each.name, each.origin) for each in status.sessions] == [
+        ("192.0.2.9", "tor-a", "node specific")
+    ]
+    assert status.rejected == (Rejected("192.0.2.9", "as_loop", 2, ("10.0.0.0/26", "fd00::/122")),)
+    assert (status.sessionless, status.drain) == (("tor-b",), "draining")
 
 
 async def test_health_is_200_when_ready(path: Path) -> None:

@@ -8,10 +8,10 @@ from ipaddress import IPv4Address, ip_address, ip_network
 import pytest
 
 from bgp.events import SessionState, SessionStatus
-from bgp.peer import Peer
+from bgp.peer import Peer, PeerOrigin
 from bgp.policy import Rejection
-from controller.agent.api import PeerStatus, RouteProblem, WorkloadStatus
-from controller.agent.decision import Decision, RejectedRoutes
+from controller.agent.api import PeerProblem, PeerStatus, RejectedStatus, RouteProblem, WorkloadStatus
+from controller.agent.decision import Decision, DrainPhase, RejectedRoutes
 from controller.agent.status import Observed, obstacle, status_of
 from controller.datamodel.records import Node
 from controller.ports import ForeignRoute, KernelRoute, RouteFailure, RouteKind
@@ -137,6 +137,57 @@ def test_what_was_learned_and_refused_is_counted(well: Observed) -> None:
     assert (bgp.learned_count, bgp.rejected_counts) == (4, {"outside_pools": 2})
     early = status_of(replace(well, decision=None))
     assert (early.bgp.learned_count, early.bgp.rejected_counts, early.routes.count) == (0, {}, 0)
+
+
+def test_what_is_refused_is_told_by_peer_and_reason(well: Observed) -> None:
+    """In the order of the peers' addresses, with the first prefixes."""
+    prefixes = (ip_network("10.9.0.0/16"), ip_network("fd00::/64"))
+    rejected = (
+        RejectedRoutes(ip_address("2001:db8::1"), Rejection.AS_LOOP, 1, prefixes[:1]),
+        RejectedRoutes(ip_address("192.0.2.10"), Rejection.OUTSIDE_POOLS, 7, prefixes),
+        RejectedRoutes(ip_address("192.0.2.9"), Rejection.OUTSIDE_POOLS, 1, prefixes[1:]),
+        RejectedRoutes(ip_address("192.0.2.9"), Rejection.FILTERED, 2, prefixes[1:]),
+    )
+    bgp = status_of(replace(well, decision=replace(DECISION, rejected=rejected))).bgp
+    assert bgp.rejected == (
+        RejectedStatus("192.0.2.9", "filtered", 2, ("fd00::/64",)),
+        RejectedStatus("192.0.2.9", "outside_pools", 1, ("fd00::/64",)),
+        RejectedStatus("192.0.2.10", "outside_pools", 7, ("10.9.0.0/16", "fd00::/64")),
+        RejectedStatus("2001:db8::1", "as_loop", 1, ("10.9.0.0/16",)),
+    )
+    assert status_of(replace(well, decision=None)).bgp.rejected == ()
+
+
+@pytest.mark.parametrize(
+    ("phase", "word"),
+    [(DrainPhase.NONE, ""), (DrainPhase.ASKING, "draining"), (DrainPhase.WITHDRAWN, "drained")],
+)
+def test_a_drain_is_told_as_far_as_it_has_been_acted_on(well: Observed, phase: DrainPhase, word: str) -> None:
+    """By the last decision; a drained node is ready all the same."""
+    status = status_of(replace(well, decision=replace(DECISION, drain=phase)))
+    assert (status.drain, status.ready, status.problems) == (word, True, ())
+
+
+def test_before_the_first_decision_nothing_is_drained(well: Observed) -> None:
+    """What the store says is not known then."""
+    assert status_of(replace(well, decision=None)).drain == ""
+
+
+def test_a_defined_peer_without_a_session_is_a_problem(well: Observed) -> None:
+    """By the name of its definition, with the reason; a node that has it can still wire workloads."""
+    status = status_of(replace(well, peer_problems={"tor-a": "filter in does not exist"}))
+    assert status.problems == ("bgppeer tor-a has no session: filter in does not exist",)
+    assert status.bgp.problems == (PeerProblem("tor-a", "filter in does not exist"),)
+    assert status.ready
+
+
+def test_defined_peers_are_told_by_their_type_and_name(well: Observed) -> None:
+    """Those of the mesh as well."""
+    origins = (PeerOrigin.NODE, PeerOrigin.GLOBAL)
+    peers = tuple(replace(each, origin=origin) for each, origin in zip(well.peers, origins, strict=True))
+    names = {ip_address("192.0.2.2"): "tor-a"}
+    told = status_of(replace(well, peers=peers, peer_names=names)).bgp.peers
+    assert [(each.origin, each.name) for each in told] == [("node specific", "tor-a"), ("global", "")]
 
 
 def test_workloads_are_sorted_with_all_their_addresses(well: Observed) -> None:

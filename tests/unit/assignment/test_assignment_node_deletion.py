@@ -31,7 +31,8 @@ async def _populate(world: World) -> None:
         record = encode_node(Node(name, 64512, ipaddress.IPv4Address("192.0.2.1"), None))
         share = Put(keys.share_anchor(name), b"{}", None)
         endpoints = Put(keys.endpoints(name), b"{}", None)
-        await world.store.commit([Put(keys.node(name), record, None), share, endpoints])
+        drain = Put(keys.drain(name), b"{}", None)
+        await world.store.commit([Put(keys.node(name), record, None), share, endpoints, drain])
         async with world.started(name) as assigner:
             await asyncio.gather(*(assigner.assign(world.request(f"{name}-{i}", (4, 6))) for i in range(count)))
     for owner, other in (("n1", "n2"), ("n2", "n1")):
@@ -74,6 +75,7 @@ async def _assert_gone(world: World) -> None:
     assert await world.store.list(keys.share("n1")) == {}
     assert set(await world.store.get([keys.node("n1"), keys.node("n2")])) == {keys.node("n2")}
     assert set(await world.store.list(keys.ENDPOINTS)) == {keys.endpoints("n2")}
+    assert set(await world.store.list(keys.DRAINS)) == {keys.drain("n2")}
 
 
 async def test_a_deleted_node_leaves_nothing_and_others_lose_nothing(world: World) -> None:
