@@ -94,6 +94,10 @@ class Collector:
         """Take in the pools and rules as of now."""
         changed = self._cluster is None or self._cluster.rules != cluster.rules
         self._cluster = cluster
+        recorded = cluster.nodes.get(self._node.name)
+        if recorded is not None and recorded.addresses != self._node.addresses:
+            # Another host goes by this name: what has no link here may well have one there.
+            self._missing_since = {}
         if changed:
             self._woken.set()
 
@@ -142,13 +146,14 @@ class Collector:
             wired = await asyncio.to_thread(self._read)
             # The same handle, addresses and sequences: nothing was assigned meanwhile.
             held = held_by_handle(self._addresses.blocks(), self._node.name)
-            if not self._leaked([handle for handle in held if handle == leak], wired).due:
+            finding = self._leaked([handle for handle in held if handle == leak], wired)
+            if not finding.due:
                 return
             released = await self._addresses.release_addresses(
                 [ReleaseRequest(each.address, leak.handle, each.sequence) for each in leak.held]
             )
         if released:
-            log.info("assignment collected: its link is gone", extra=self._fields(leak, released))
+            log.info("assignment collected: its link is gone", extra=self._fields(leak, released, finding.since[leak]))
 
     async def _give_back(self, block: EmptyBlock) -> None:
         """Return a block, and say so when it is done."""
@@ -187,7 +192,7 @@ class Collector:
             pause = min(pause, due_at - self._clock().monotonic)
         return max(pause, _SHORTEST_SECONDS)
 
-    def _fields(self, leak: HandleAddresses, released: Iterable[IPAddress]) -> dict[str, object]:
+    def _fields(self, leak: HandleAddresses, released: Iterable[IPAddress], since: float) -> dict[str, object]:
         holder = leak.held[0].holder
         return {
             "handle": leak.handle,
@@ -197,6 +202,6 @@ class Collector:
             "links": list(leak.links),
             "addresses": [str(address) for address in released],
             "created_at": leak.created_at,
-            "missing_seconds": round(self._clock().monotonic - self._missing_since[leak]),
+            "missing_seconds": round(self._clock().monotonic - since),
             "grace_seconds": self._grace_seconds(),
         }

@@ -245,6 +245,22 @@ async def test_nothing_is_collected_before_the_rules_are_known(host: Host) -> No
     assert host.held() == set(held)
 
 
+async def test_what_a_host_of_the_same_name_may_have_wired_is_left_alone(host: Host) -> None:
+    """While two hosts take turns at the node's record, neither takes the other's addresses for left behind."""
+    await host.assigner.assign(AssignRequest("theirs", "w", "ns", "torfffffffffff", (4,)))
+    others = {"n1": Node("n1", 64512, ipaddress.IPv4Address("192.0.2.2"), None)}
+    ours = {"n1": Node("n1", 64512, ipaddress.IPv4Address("192.0.2.1"), None)}
+    for _ in range(4):
+        for nodes in (others, ours):
+            host.collector.learn_cluster(replace(host.cluster, nodes=nodes))
+        await host.collector.iterate()
+        host.pass_time(GRACE - 1)
+    assert len(host.held()) == 1
+    host.pass_time(1)
+    await host.collector.iterate()
+    assert host.held() == set()
+
+
 async def test_nothing_is_collected_while_the_links_cannot_be_read(host: Host) -> None:
     """Not being told of a link is not its absence; what was suspected before stays so."""
     held = await host.add()
