@@ -24,12 +24,12 @@ MAX_PREFIXES: Final = 500
 _FAMILY = {4: "ipv4 unicast", 6: "ipv6 unicast"}
 
 
-def announce(peers: Iterable[IPAddress], attributes: str, prefixes: Iterable[IPNetwork]) -> str:
+def announce(peers: Iterable[IPAddress], attributes: str, prefixes: Iterable[IPNetwork | str]) -> str:
     """Return the line that announces the prefixes with these attributes to the peers."""
     return f"{_neighbours(peers)} announce attributes {attributes} nlri {_words(prefixes)}"
 
 
-def withdraw(peers: Iterable[IPAddress], attributes: str, prefixes: Iterable[IPNetwork]) -> str:
+def withdraw(peers: Iterable[IPAddress], attributes: str, prefixes: Iterable[IPNetwork | str]) -> str:
     """Return the line that withdraws them; the attributes must be those they were announced with.
 
     ExaBGP queues changes by attributes and sends one queue after the other: with other attributes a withdrawal may
@@ -61,5 +61,5 @@ def _neighbours(peers: Iterable[IPAddress]) -> str:
     return " , ".join(f"neighbor {peer}" for peer in peers)
 
 
-def _words(prefixes: Iterable[IPNetwork]) -> str:
+def _words(prefixes: Iterable[IPNetwork | str]) -> str:
     return " ".join(map(str, prefixes))

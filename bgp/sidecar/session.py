@@ -21,7 +21,8 @@ class Session:
     """One session as observed, what was learned on it, and what was sent on it.
 
     `unsure` are those of `sent` that a former sidecar may have sent or not. `queued` holds the attribute text of each
-    prefix's last change since the queue was last seen empty. `in_sync` says that nothing is left to be sent.
+    prefix's last change since the queue was last seen empty. `in_sync` says that nothing is left to be sent. Prefixes
+    that are sent are kept as text: they are compared by the thousand for each peer, and texts compare much faster.
     """
 
     state: SessionState
@@ -29,9 +30,9 @@ class Session:
     info: str = ""
     routes: dict[IPNetwork, LearnedRoute] = field(default_factory=dict)
     received_ends: set[int] = field(default_factory=set)
-    sent: dict[IPNetwork, str] = field(default_factory=dict)
-    unsure: set[IPNetwork] = field(default_factory=set)
-    queued: dict[IPNetwork, str] = field(default_factory=dict)
+    sent: dict[str, str] = field(default_factory=dict)
+    unsure: set[str] = field(default_factory=set)
+    queued: dict[str, str] = field(default_factory=dict)
     ended: bool = False
     in_sync: bool = False
 
@@ -40,7 +41,7 @@ class Session:
         """Whether the session is up."""
         return self.state is SessionState.ESTABLISHED
 
-    def presume_sent(self, texts: Mapping[IPNetwork, str]) -> None:
+    def presume_sent(self, texts: Mapping[str, str]) -> None:
         """Take these for sent, or not, and for queued with attributes nobody knows."""
         self.sent = dict(texts)
         self.unsure = set(texts)
@@ -66,7 +67,7 @@ class Session:
             self._note_change(step)
 
     def next_step(
-        self, address: IPAddress, wanted: Mapping[IPNetwork, str], *, leaving: bool
+        self, address: IPAddress, wanted: Mapping[str, str], *, leaving: bool
     ) -> Change | Ending | Flush | None:
         """Return the next step towards the texts wanted; a `Change` without peers, so that equal ones can be joined.
 
@@ -83,7 +84,7 @@ class Session:
             return Flush(address) if self.queued else None
         return None if self.ended else Ending(address)
 
-    def _first_change(self, address: IPAddress, prefixes: Mapping[IPNetwork, str], *, announce: bool) -> Change | Flush:
+    def _first_change(self, address: IPAddress, prefixes: Mapping[str, str], *, announce: bool) -> Change | Flush:
         """Return as many prefixes as share their attributes and fit one line, or the flush that must come first."""
         attributes = next(iter(prefixes.values()))
         alike = (prefix for prefix, text in prefixes.items() if text == attributes)

@@ -27,12 +27,16 @@ from bgp.sidecar.steps import Change, Ending, Flush, Reload
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-    from bgp.address import IPAddress, IPNetwork
+    from bgp.address import IPAddress
     from bgp.events import SpeakerEvent
     from bgp.exabgp_events import ExabgpEvent
     from bgp.peer import Peer
     from bgp.route import Announcement, LearnedRoute
     from bgp.sidecar.steps import Step
+
+
+#: How many changes go before a reload that is due.
+_CHANGES_BEFORE_RELOAD = 10
 
 
 class SidecarState:
@@ -45,7 +49,9 @@ class SidecarState:
         self.loaded: Mapping[IPAddress, str] = {}
         self._peers: dict[IPAddress, Peer] = {}
         self._refused: dict[IPAddress, str] = {}
-        self._wanted: Mapping[IPAddress, Mapping[IPNetwork, str]] = {}
+        self._expected: dict[IPAddress, str] = {}
+        self._wanted: Mapping[IPAddress, Mapping[str, str]] = {}
+        self._changes_before_reload = 0
         self.want(desired)
 
     def want(self, desired: Desired) -> None:
@@ -57,6 +63,7 @@ class SidecarState:
         problems = {peer.address: refusal(peer) for peer in desired.peers}
         self._refused = {address: problem for address, problem in problems.items() if problem}
         self._peers = {peer.address: peer for peer in desired.peers if peer.address not in self._refused}
+        self._expected = {address: fingerprint(peer) for address, peer in self._peers.items()}
         self._wanted = _wanted(self._peers.values(), desired.announcements)
         for session in self.sessions.values():
             session.in_sync = False
@@ -70,7 +77,7 @@ class SidecarState:
         """
         # Also what a peer is not to be told any more may have been told it.
         announcements = {**self.retiring, **{each.prefix: each for each in self.desired.announcements}}
-        told = {prefix: exabgp_commands.attributes(announcement) for prefix, announcement in announcements.items()}
+        told = {str(prefix): exabgp_commands.attributes(each) for prefix, each in announcements.items()}
         for address, is_established in established.items():
             state = SessionState.ESTABLISHED if is_established else SessionState.IDLE
             known = self.sessions.get(address)
@@ -126,8 +133,14 @@ class SidecarState:
         """Return what to do next, leaving out what is deferred; None when nothing (else) is to be done.
 
         Withdrawals from leaving peers and all other changes come before a reload, End-of-RIB after everything it
-        ends. A session whose queue is waited for holds up nobody else, except the reload if that peer is to leave.
+        ends. A session whose queue is waited for holds up nobody else, except the reload if that peer is to leave. A
+        reload that is due waits for so many changes only: they may never cease.
         """
+        due = Reload not in deferred and self._reload_is_due()
+        if not due:
+            self._changes_before_reload = 0
+        elif self._changes_before_reload >= _CHANGES_BEFORE_RELOAD:
+            return self._reload()
         changes: dict[Change, list[IPAddress]] = {}
         for address, session in self.sessions.items():
             if not session.is_established or session.in_sync:
@@ -142,9 +155,7 @@ class SidecarState:
         if changes:
             change, peers = next(iter(changes.items()))
             return Change(tuple(peers), change.announce, change.attributes, change.prefixes)
-        if Reload not in deferred and self._reload_is_due():
-            return Reload(tuple(self._peers.values()))
-        return None
+        return self._reload() if due else None
 
     def note(self, step: Change | Ending | Flush) -> None:
         """Note a step: a change or an ending before its command is written, a flush once the queue was seen empty.
@@ -152,6 +163,7 @@ class SidecarState:
         If the session comes up anew while the command is on its way, its fresh state knows of neither, and everything
         is sent once more.
         """
+        self._changes_before_reload += isinstance(step, Change)
         for peer in step.peers if isinstance(step, Change) else (step.peer,):
             session = self.sessions.get(peer)
             if session is not None:
@@ -166,7 +178,7 @@ class SidecarState:
 
     def is_loaded(self) -> bool:
         """Say whether ExaBGP has loaded exactly the desired neighbours."""
-        return self._expected() == dict(self.loaded)
+        return self._expected == dict(self.loaded)
 
     def in_agreement(self) -> bool:
         """Say whether ExaBGP has loaded what is desired and every established session has everything."""
@@ -179,14 +191,15 @@ class SidecarState:
             self.retiring = {}
         return forgotten
 
+    def _reload(self) -> Reload:
+        self._changes_before_reload = 0
+        return Reload(tuple(self._peers.values()))
+
     def _reload_is_due(self) -> bool:
         if self.is_loaded():
             return False
         leaving = (session for address, session in self.sessions.items() if address not in self._peers)
         return not any(session.sent or session.queued for session in leaving if session.is_established)
-
-    def _expected(self) -> dict[IPAddress, str]:
-        return {address: fingerprint(peer) for address, peer in self._peers.items()}
 
     def _status(self, address: IPAddress) -> SessionStatus:
         if address in self._refused:
@@ -197,19 +210,19 @@ class SidecarState:
         return SessionStatus(address, session.state, session.since, session.info)
 
 
-def _wanted(peers: Iterable[Peer], announcements: Iterable[Announcement]) -> dict[IPAddress, Mapping[IPNetwork, str]]:
+def _wanted(peers: Iterable[Peer], announcements: Iterable[Announcement]) -> dict[IPAddress, Mapping[str, str]]:
     """Return the attribute text of each prefix that each peer is to be told.
 
     Peers that are told the same share one mapping: a mesh has many peers, and they are all alike.
     """
     everything = tuple(announcements)
-    shared: dict[tuple[object, ...], Mapping[IPNetwork, str]] = {}
+    shared: dict[tuple[object, ...], Mapping[str, str]] = {}
     found = {}
     for peer in peers:
         kind = (peer.export_rules, peer.local_address if peer.next_hop_self else None)
         if kind not in shared:
             told = (outbound(announcement, peer) for announcement in everything)
-            shared[kind] = {each.prefix: exabgp_commands.attributes(each) for each in told if each is not None}
+            shared[kind] = {str(each.prefix): exabgp_commands.attributes(each) for each in told if each is not None}
         found[peer.address] = shared[kind]
     return found
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from bgp import exabgp_commands
 
 if TYPE_CHECKING:
-    from bgp.address import IPAddress, IPNetwork
+    from bgp.address import IPAddress
     from bgp.peer import Peer
 
 
@@ -19,7 +19,7 @@ class Change:
     peers: tuple[IPAddress, ...]
     announce: bool
     attributes: str
-    prefixes: tuple[IPNetwork, ...]
+    prefixes: tuple[str, ...]
 
     def command(self) -> str:
         """Return ExaBGP's command."""
