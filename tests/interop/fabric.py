@@ -254,9 +254,7 @@ class Pings:
         self._path = path
         command = ["ip", "netns", "exec", namespace, "ping", "-n", "-i", "0.009", str(target)]
         with path.open("wb") as output:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env={"LC_ALL": "C"}
-            )
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
 
     def replies(self) -> list[int]:
         """Return the sequence numbers answered so far."""

@@ -127,7 +127,7 @@ def check_what_was_told(fabric: Fabric) -> None:
 
 
 async def restart_speaker(fabric: Fabric, host: Host) -> None:
-    """Kill a host's speaker and start it again once the router has noticed; it keeps the host's routes."""
+    """Kill a host's speaker and start it again once its sessions are down; the router keeps the host's routes."""
     known = fabric.known_to_router()
     host.kill_speaker()
     await until(fabric, lambda: not host.established(), "sessions down")
