@@ -277,6 +277,16 @@ def test_node_status_is_as_agreed(agent_socket: str, capsys: pytest.CaptureFixtu
     _compare("node status", capsys.readouterr().out)
 
 
+def test_a_peer_without_a_session_is_no_success(agent_socket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although each session that there is may be established."""
+    bgp = STATUS["bgp"]
+    assert isinstance(bgp, dict)
+    monkeypatch.setitem(bgp, "peers", bgp["peers"][:1])
+    assert run(["--agent-socket", agent_socket, "node", "status"]) == 1
+    monkeypatch.setitem(bgp, "problems", [])
+    assert run(["--agent-socket", agent_socket, "node", "status"]) == 0
+
+
 def test_refused_routes_are_as_agreed(agent_socket: str, capsys: pytest.CaptureFixture[str]) -> None:
     """By peer and rule, with the first prefixes; that there are any is no error."""
     assert run(["--agent-socket", agent_socket, "node", "status", "--rejected"]) == 0

@@ -206,6 +206,7 @@ def test_a_drained_node_asks_to_be_avoided_and_then_says_nothing() -> None:
     asking = decide(knowledge(drain=DrainPhase.ASKING))
     assert {(each.communities, each.local_preference) for each in asking.announcements} == {(((65535, 0),), 0)}
     gone = decide(knowledge(drain=DrainPhase.WITHDRAWN))
+    assert [each.drain for each in (asking, gone)] == [DrainPhase.ASKING, DrainPhase.WITHDRAWN]
     assert gone.announcements == ()
     assert gone.routes == asking.routes == decide(knowledge()).routes
 
