@@ -128,6 +128,11 @@ def test_behind_a_reflector_all_reach_all_even_while_it_restarts(
     assert lab.ping().complete
     wait_for_routes()
 
+    added = lab.add_node(workloads=1)
+    wait_until(lambda: behind(lab, str(address)), "the reflector is told of hosts that come")
+    lab.remove_node(added)
+    wait_until(lambda: behind(lab, str(address)), "and of those that go")
+
     write_records(lab, {keys.BGP_CONFIGURATION: None})
     wait_until(lambda: all(len(status.sessions) == 3 for status in statuses(lab)), "the mesh is configured")
     wait_until(lambda: all(each.established for status in statuses(lab) for each in status.sessions), "and up")
@@ -137,3 +142,23 @@ def test_behind_a_reflector_all_reach_all_even_while_it_restarts(
     lab.remove_router(router.name)
     assert lab.ping().complete
     assert {flow.name: flow.lost() for flow in all_flows} == {flow.name: [] for flow in all_flows}
+
+
+def test_an_operator_adds_routers_and_workloads_with_the_command(lab: Lab) -> None:
+    """`lab add-router` and `add-workload --ip` say what they made, and take it away again."""
+
+    def tortiectl(*words: str) -> str:
+        done = lab.run("fabric", ["tortiectl", "lab", words[0], "--name", lab.name, *words[1:]])
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "router r1 started at 192.0.2.251, 2001:db8::fb" in tortiectl("add-router", "--program", "gobgp")
+    assert "r1/gobgp" in tortiectl("status")
+    assert "r1 removed" in tortiectl("remove-router", "r1")
+    wired = tortiectl("add-workload", "h2", "--ip", "10.244.7.70", "--ip", "fd00:244::7")
+    assert "h2w3 wired with 10.244.7.70, fd00:244::7" in wired
+    refused = lab.run("fabric", ["tortiectl", "lab", "add-workload", "--name", lab.name, "h1", "--ip", "10.244.7.70"])
+    assert refused.returncode != 0
+    assert "10.244.7.70 is already assigned" in refused.stderr
+    assert [each.name for each in lab.status().workloads if each.host == "h1"] == ["h1w1", "h1w2"]
+    assert "h2w3 removed" in tortiectl("remove-workload", "h2w3")
