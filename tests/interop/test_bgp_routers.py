@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
-    from tests.interop.fabric import Host, Pings
+    from tests.interop.flows import Pings
+    from tests.interop.hosts import Host
 
 _DEADLINE_SECONDS = 40.0
 _numbers = itertools.count(1)
