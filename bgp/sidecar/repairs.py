@@ -14,8 +14,10 @@ from exabgp.bgp.message.update.attribute.mprnlri import MPRNLRI
 from exabgp.bgp.neighbor import Neighbor
 from exabgp.reactor.api.processes import ProcessError, Processes
 from exabgp.reactor.delay import Delay
+from exabgp.reactor.loop import Reactor
 from exabgp.reactor.protocol import Protocol
 from exabgp.rib.incoming import IncomingRIB
+from exabgp.rib.outgoing import OutgoingRIB
 
 from bgp.sidecar import connections
 
@@ -34,6 +36,8 @@ def apply() -> None:
     survive_a_dead_api_process()
     try_again_soon()
     share_what_is_announced()
+    reload_whatever_other_peers_do()
+    begin_sessions_with_nothing_queued()
     connections.check_hops_of_accepted_connections()
     connections.forget_passwords_of_former_peers()
     connections.change_peers_without_a_connection()
@@ -126,3 +130,30 @@ def share_what_is_announced() -> None:
         return remove_self(self, change) if change.nlri.nexthop.SELF else change
 
     Neighbor.remove_self = remove_self_if_any
+
+
+def reload_whatever_other_peers_do() -> None:
+    """Put a reload off only for what it would lose: changes and End-of-RIB queued for sessions that stand.
+
+    ExaBGP puts it off, and forgets it, while anything is queued for anybody. A peer whose session ended while a command
+    was on its way would keep it from loading that peer's new password, and everything else, for ever.
+    """
+
+    def pending(self: Any) -> bool:  # noqa: ANN401 - ExaBGP's
+        standing = (peer.neighbor for peer in self._peers.values() if peer.established())
+        return any(neighbor.rib.outgoing.pending() or neighbor.eor for neighbor in standing)
+
+    Reactor._pending_adjribout = pending  # noqa: SLF001 - see above
+
+
+def begin_sessions_with_nothing_queued() -> None:
+    """Forget what was queued for a peer when its session comes up.
+
+    It was on its way when the last session ended, and may have been withdrawn since; the sidecar tells a session that
+    comes up everything. ExaBGP would have the routes of its configuration sent at this moment, and there are none.
+    """
+
+    def replace_restart(self: Any, previous: Any, new: Any) -> None:  # noqa: ANN401, ARG001 - ExaBGP's
+        self.clear()
+
+    OutgoingRIB.replace_restart = replace_restart
