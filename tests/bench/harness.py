@@ -77,7 +77,7 @@ class Result:
 
 
 def benchmarks() -> dict[str, Benchmark]:
-    """Return every benchmark beside this file, by name: `bench_kernel_routes.py` holds `kernel-routes`."""
+    """Return every benchmark beside this file, by name: `bench_ipam_scale.py` holds `ipam-scale`."""
     package = __name__.rpartition(".")[0]
     found: dict[str, Benchmark] = {}
     for path in sorted(Path(__file__).parent.glob("bench_*.py")):
