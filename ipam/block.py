@@ -202,6 +202,21 @@ class Block:
         block._keep_index(self._index.with_holder(ordinal, holder))  # noqa: SLF001  another block, the same class
         return block, self.address_at(ordinal)
 
+    def renew(self, ordinals: Collection[int], *, at: float) -> Block:
+        """Return the block in which these held ordinals are held as if assigned at this time, in epoch seconds."""
+        sequence = self.sequence + 1
+        block = replace(
+            self,
+            holders={
+                **self.holders,
+                **{ordinal: replace(self.holders[ordinal], created_at=at) for ordinal in ordinals},
+            },
+            sequence=sequence,
+            ordinal_sequence={**self.ordinal_sequence, **dict.fromkeys(ordinals, sequence)},
+        )
+        block._keep_index(self._index)  # noqa: SLF001  another block, the same class
+        return block
+
     def release(self, ordinals: Collection[int], rests: Mapping[int, Rest] | None = None) -> Block:
         """Return the block in which nobody holds these held ordinals.
 

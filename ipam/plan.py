@@ -43,15 +43,12 @@ def plan_assign(view: View, request: AssignRequest, *, now: float) -> Plan:
     What the handle holds already is kept and counts, whatever pool it lies in. `now` is in epoch seconds. Raises
     `Refused`, and `MoreNeeded` when the decision rests on blocks that the view does not hold.
     """
-    held = [
-        (block.address_at(ordinal), block.cidr)
-        for block, ordinals in view.holding(request.handle)
-        for ordinal in ordinals
-        if block.version in request.versions
-    ]
-    _check_held(request, [address for address, _ in held])
-    addresses = [address for address, _ in held]
+    held = [(block, ordinals) for block, ordinals in view.holding(request.handle) if block.version in request.versions]
+    addresses = [block.address_at(ordinal) for block, ordinals in held for ordinal in ordinals]
+    _check_held(request, addresses)
     writes: dict[IPNetwork, Block | None] = {}
+    if request.renew:
+        writes |= {block.cidr: block.renew(ordinals, at=now) for block, ordinals in held}
     claims_from = set()
     for version in sorted(set(request.versions) - {address.version for address in addresses}):
         choice = choose(view, request, version, now=now)
@@ -60,7 +57,7 @@ def plan_assign(view: View, request: AssignRequest, *, now: float) -> Plan:
         addresses.append(address)
         if choice.claimed_from is not None:
             claims_from.add(choice.claimed_from.name)
-    return Plan(_ordered(addresses), writes, frozenset(cidr for _, cidr in held), frozenset(claims_from))
+    return Plan(_ordered(addresses), writes, frozenset(block.cidr for block, _ in held), frozenset(claims_from))
 
 
 def plan_release(view: View, handle: str, *, now: float) -> Plan:

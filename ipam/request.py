@@ -23,7 +23,8 @@ class AssignRequest:
     `pools` are the names of the pools to take them from, in order of preference; empty means every enabled, automatic
     pool that fits the node. `addresses` are those to have and no others, at most one of each version. `sticky` lets the
     workload get an address back that was remembered for its name, and have its own remembered after its release.
-    Raises `Refused` when it asks for nothing or contradicts itself.
+    `renew` makes what the handle holds already count as assigned now, so that nobody who saw it without a link before
+    releases it. Raises `Refused` when it asks for nothing or contradicts itself.
     """
 
     handle: str
@@ -34,6 +35,7 @@ class AssignRequest:
     pools: tuple[str, ...] = ()
     addresses: tuple[IPAddress, ...] = ()
     sticky: bool = False
+    renew: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what could never be answered."""

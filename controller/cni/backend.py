@@ -109,7 +109,7 @@ class WorkloadBackend:
         host_name = host_link_name(request.container_id, request.interface)
         async with self.alone(host_name):
             attached = host_name in self._links.index_of
-            assignment = await self._addresses.assign(_assign_request(request, host_name))
+            assignment = await self._addresses.assign(_assign_request(request, host_name, renew=not attached))
             link = WorkloadLink(
                 host_name=host_name,
                 container_name=request.interface,
@@ -168,7 +168,7 @@ class WorkloadBackend:
                 del self._turn_of[host_name]
 
 
-def _assign_request(request: CniRequest, host_name: str) -> AssignRequest:
+def _assign_request(request: CniRequest, host_name: str, *, renew: bool) -> AssignRequest:
     return AssignRequest(
         handle=request.handle,
         workload=request.workload,
@@ -178,6 +178,8 @@ def _assign_request(request: CniRequest, host_name: str) -> AssignRequest:
         pools=request.config.ipv4_pools + request.config.ipv6_pools,
         addresses=request.addresses,
         sticky=request.named,
+        # What a container of before a reboot holds has no link yet, and a check may have told so.
+        renew=renew,
     )
 
 

@@ -67,10 +67,14 @@ class WatchedAssigner(Assigner):
 
 
 class Kernel:
-    """The links of a host as the backend makes them; `gate` holds up a wiring, `failing` a reading."""
+    """The links of a host as the backend makes them; `gate` holds up a wiring, `failing` a reading.
+
+    The backend takes those `remembered` for links that are there.
+    """
 
     def __init__(self) -> None:
         self.wired: dict[str, tuple[IPAddress, ...]] = {}
+        self.remembered: set[str] = set()
         self.gate = asyncio.Event()
         self.gate.set()
         self.wiring = asyncio.Event()
@@ -89,7 +93,7 @@ class Kernel:
     @property
     def index_of(self) -> Mapping[str, int]:
         """Return an index for every link."""
-        return dict.fromkeys(self.wired, 7)
+        return dict.fromkeys(self.wired.keys() | self.remembered, 7)
 
     async def wire(self, _descriptor: int, link: WorkloadLink) -> int:
         """Make the link when the gate is open."""
@@ -289,6 +293,8 @@ async def test_a_link_that_comes_back_at_the_last_moment_keeps_its_addresses(hos
 async def test_an_add_under_way_keeps_its_addresses(host: Host) -> None:
     """It has its old addresses again and its link is not there yet: the collector waits for its end, then looks."""
     held = await host.add()
+    # The backend has not heard yet that the link is gone, so it renews nothing.
+    host.kernel.remembered = set(host.kernel.wired)
     host.kernel.wired.clear()
     await host.suspected()
     host.kernel.gate.clear()
@@ -302,6 +308,21 @@ async def test_an_add_under_way_keeps_its_addresses(host: Host) -> None:
     await asyncio.gather(adding, collecting_now)
     assert adding.result() == held
     assert host.held() == set(held)
+
+
+async def test_what_an_add_has_renewed_is_suspected_anew(host: Host) -> None:
+    """Its link is not there yet, and the collector does not even wait for it."""
+    held = await host.add()
+    host.kernel.wired.clear()
+    await host.suspected()
+    host.kernel.gate.clear()
+    host.kernel.wiring.clear()
+    adding = asyncio.create_task(host.add())
+    await host.kernel.wiring.wait()
+    await host.collector.iterate()
+    assert host.held() == set(held)
+    host.kernel.gate.set()
+    assert await adding == held
 
 
 async def test_an_add_that_comes_during_the_collection_waits_for_its_end(host: Host) -> None:

@@ -252,3 +252,12 @@ async def test_status_tells_the_obstacle(node: Node) -> None:
     node.obstacle = "the store was never read"
     with pytest.raises(TransientError, match="never read"):
         await node.backend.status()
+
+
+async def test_only_an_add_without_a_link_renews_what_is_held(node: Node) -> None:
+    """What is attached already is protected by its link, and a repeated ADD writes nothing."""
+    for _ in range(2):
+        await node.backend.add(request(), 5)
+    await node.unwire(HOST_NAME)
+    await node.backend.add(request(), 5)
+    assert [asked.renew for asked in node.requests] == [True, False, True]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +18,12 @@ from ipam.errors import AddressUnavailable, NoPool, PoolExhausted
 from ipam.request import ReleaseRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from controller.assignment.assigner import Assigner
+    from ipam.address import IPAddress
+    from ipam.block import Block
+    from ipam.request import Assignment
     from tests.unit.assignment.conftest import Fault, World
 
 
@@ -222,3 +229,26 @@ async def test_a_rule_whose_record_breaks_holds_on(world: World) -> None:
             await world.store.commit([Put(key, b"{", None)])
         with pytest.raises(PoolExhausted, match="strict affinity"):
             await node.assign(world.request("d"))
+
+
+async def test_what_is_renewed_is_not_released_as_it_was_seen_before(world: World) -> None:
+    """It is the same addresses, assigned now; asked for without renewal it is as it was."""
+    await world.add_pool("v4", "10.0.0.0/28", 30)
+    await world.add_pool("v6", "fd00::/120", 126)
+    both = world.request("a", (4, 6))
+    async with world.following("n1") as node:
+        given = await node.assign(both)
+        seen = [ReleaseRequest(address, "a", block.ordinal_sequence[0]) for address, block in _in_blocks(node, given)]
+        world.now += 50
+        assert await node.assign(both) == given
+        assert {holder.created_at for holder in node.holders().values()} == {world.now - 50}
+        assert await node.assign(replace(both, renew=True)) == given
+        assert {holder.created_at for holder in node.holders().values()} == {world.now}
+        assert await node.release_addresses(seen) == ()
+        assert await node.release("a") == given.addresses
+    assert await world.check() == {}
+
+
+def _in_blocks(node: Assigner, given: Assignment) -> Iterator[tuple[IPAddress, Block]]:
+    for address in given.addresses:
+        yield from ((address, block) for block in node.blocks() if address in block.cidr)

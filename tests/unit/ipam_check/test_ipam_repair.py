@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from controller.assignment.assigner import Assigner
 from controller.assignment.repair import repair
 from controller.datamodel import keys
 from controller.datamodel.blocks import encode_block
@@ -15,6 +16,7 @@ from controller.errors import ConflictError, StoreUnavailable, TransientError
 from ipam.block import Block, Holder
 from ipam.configuration import IpamConfiguration
 from ipam.problem import ProblemKind
+from ipam.request import AssignRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,6 +98,20 @@ async def test_an_address_wired_meanwhile_is_not_released(cluster: Cluster, plan
     before = await cluster.held()
     await repair(cluster.store, findings.problems, lambda: cluster.now)
     assert await cluster.held() == before
+
+
+async def test_an_address_whose_add_is_repeated_meanwhile_is_not_released(cluster: Cluster, plant: Plant) -> None:
+    """Its node has not told yet of the link that is being made."""
+    await plant(ProblemKind.LEAKED)(cluster)
+    findings = await cluster.find()
+    before = await cluster.held()
+    assigner = Assigner(cluster.store, "h1", lambda: cluster.now)
+    await assigner.start()
+    await assigner.assign(AssignRequest("cni.tortie.1.eth0", "w", "n", "tor000000000001", (4, 6), renew=True))
+    await assigner.close()
+    await repair(cluster.store, findings.problems, lambda: cluster.now)
+    assert await cluster.held() == before
+    assert (await cluster.find()).problems == ()
 
 
 async def test_a_leak_in_a_block_that_overlaps_is_not_released(cluster: Cluster, plant: Plant) -> None:
