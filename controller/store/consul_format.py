@@ -20,7 +20,7 @@ import zlib
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from controller.errors import ConflictError, StoreDenied, StoreUnavailable
-from controller.ports import ABSENT, Delete, Entry, Put, Version
+from controller.ports import ABSENT, MAX_VALUE_BYTES, Delete, Entry, Put, Version
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -114,11 +114,17 @@ def _stored(value: bytes) -> _Step:
 
 
 def _expanded(value: bytes) -> bytes:
+    """Return what was compressed, or the value as it is if no writer of ours can have made it.
+
+    Consul's own pages keep the flags of a value that a person overwrites; what it is worth is for its reader.
+    """
+    expansion = zlib.decompressobj()
     try:
-        return zlib.decompress(value)
+        # A few bytes may stand for gigabytes.
+        expanded = expansion.decompress(value, MAX_VALUE_BYTES)
     except zlib.error:
-        # Consul's own pages keep the flags of a value that a person overwrites; what it is worth is for its reader.
         return value
+    return expanded if expansion.eof else value
 
 
 def _foreign(body: str) -> StoreUnavailable:
