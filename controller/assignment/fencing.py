@@ -27,6 +27,15 @@ if TYPE_CHECKING:
 MAX_FENCED_OPERATIONS: Final = MAX_OPERATIONS - 1
 
 
+async def renew_fence(store: Store, fence: str) -> Version:
+    """Write a fence anew and return its version: no transaction that rests on it and is under way is applied later."""
+    try:
+        versions = await store.commit([Put(fence, encoded({"fence": secrets.token_hex(8)}), None)])
+    except ConflictError as conflict:
+        raise StoreUnavailable(f"an unconditional write was refused: {conflict}") from conflict
+    return versions[fence]
+
+
 class FencedStore:
     """A `Store` of one writer over another one, with a fence of its own; one task uses it at a time."""
 
@@ -83,10 +92,5 @@ class FencedStore:
     async def _settle(self) -> None:
         """Write the fence anew if a transaction may be under way."""
         if self._in_doubt:
-            value = encoded({"fence": secrets.token_hex(8)})
-            try:
-                versions = await self._store.commit([Put(self._fence, value, None)])
-            except ConflictError as conflict:
-                raise StoreUnavailable(f"an unconditional write was refused: {conflict}") from conflict
-            self._version = versions[self._fence]
+            self._version = await renew_fence(self._store, self._fence)
             self._in_doubt = False

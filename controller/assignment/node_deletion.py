@@ -9,6 +9,7 @@ import asyncio
 import random
 from typing import TYPE_CHECKING, Final
 
+from controller.assignment.fencing import renew_fence
 from controller.assignment.transaction import block_operations
 from controller.datamodel import keys
 from controller.datamodel.blocks import decode_block, share_cidr
@@ -36,6 +37,8 @@ async def delete_node(store: Store, node: str) -> tuple[IPAddress, ...]:
     cannot be read, and what the store raises.
     """
     _check_name(node)
+    # What its agent left under way would otherwise come after all of it was freed.
+    await renew_fence(store, keys.share_anchor(node))
     freed: list[IPAddress] = []
     conflict_count = 0
     while True:

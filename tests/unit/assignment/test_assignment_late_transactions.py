@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from controller.assignment.assigner import Assigner
+from controller.assignment.node_deletion import delete_node
+from controller.datamodel import keys
 from controller.errors import ConflictError, StoreUnavailable
 from controller.ports import Check, Put
 
@@ -131,3 +133,25 @@ async def test_every_transaction_rests_on_the_fence(late: LateStore, world: Worl
     assert any(isinstance(operation, Check) and "anchor" in operation.key for operation in operations)
     assert not any(isinstance(operation, Put) and "anchor" in operation.key for operation in operations)
     await assigner.close()
+
+
+async def test_what_a_dead_agent_left_under_way_does_not_come_after_its_nodes_deletion(
+    world: World, late: LateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even between the last look for what the node holds and the deletion of its record."""
+    agent = Assigner(late, "n1", lambda: world.now)
+    await agent.start()
+    await world.feed_rules(agent)
+    await _given_up(late, agent.assign(world.request("a")))
+    await agent.close()
+    listing = world.store.list
+
+    async def list_late(prefix: str) -> dict[str, Entry]:
+        found = await listing(prefix)
+        await late.deliver()
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.store, "list", list_late)
+        assert await delete_node(world.store, "n1") == ()
+    assert await world.store.list(keys.BLOCKS) == await world.store.list(keys.SHARES) == {}

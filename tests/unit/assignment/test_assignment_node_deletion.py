@@ -180,9 +180,12 @@ async def test_a_block_that_cannot_be_read_is_named_and_keeps_the_node(world: Wo
 async def test_a_node_that_keeps_writing_stops_the_deletion_with_a_hint(world: World) -> None:
     """Endless conflicts end in an error that says to stop the node's agent."""
     await _populate(world)
+    operations: list[str] = []
 
     async def conflict_always(operation: str) -> Fault:
-        return world.Fault.CONFLICT if operation == "commit" else world.Fault.NONE
+        operations.append(operation)
+        # The first is the unconditional write of the fence.
+        return world.Fault.CONFLICT if operation == "commit" and len(operations) > 1 else world.Fault.NONE
 
     with pytest.raises(TransientError, match=f"{MAX_CONFLICTS} transactions.*stop the node's agent"):
         await delete_node(world.staged(conflict_always), "n1")
