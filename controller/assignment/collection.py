@@ -116,11 +116,7 @@ def leaked(
         if all(handle.links) and wired.keys().isdisjoint(handle.links) and delivered.isdisjoint(handle.addresses)
     ]
     seen = _seen(suspects, since, now)
-    due_at = {
-        # Never sooner than the grace period after the assignment, which only the clock of the day can tell.
-        suspect: max(seen[suspect] + grace_seconds, now.monotonic + suspect.created_at + grace_seconds - now.epoch)
-        for suspect in suspects
-    }
+    due_at = {suspect: _suspected_from(suspect, seen[suspect], now) + grace_seconds for suspect in suspects}
     return _finding(seen, due_at, now)
 
 
@@ -156,6 +152,15 @@ def unneeded(
             returnable.append(suspect)
     seen = _seen(empty, since, now)
     return _finding(seen, {suspect: seen[suspect] + grace_seconds for suspect in reversed(returnable)}, now)
+
+
+def _suspected_from(suspect: HandleAddresses, seen_at: float, now: Moment) -> float:
+    """Return the monotonic time from which the grace period runs: seen missing, and assigned.
+
+    What seems assigned in the future was assigned under a clock that was set back since; it was seen all the same.
+    """
+    age = now.epoch - suspect.created_at
+    return seen_at if age < 0 else max(seen_at, now.monotonic - age)
 
 
 def _seen(suspects: Iterable[T], since: Mapping[T, float], now: Moment) -> dict[T, float]:

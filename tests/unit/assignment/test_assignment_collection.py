@@ -141,10 +141,11 @@ def test_a_clock_that_is_set_forward_collects_nothing() -> None:
     assert look(handles, {}, {handles[0]: 0.0}, at=1.0, epoch=DAY + 1000 * GRACE).due == ()
 
 
-def test_a_clock_that_was_set_back_collects_nothing_for_now() -> None:
-    """What seems to be assigned in the future is left alone until the clock says otherwise."""
-    handles = held_by_handle([block("10.0.0.0/30", holder(created_at=DAY + GRACE))], "n1")
-    assert look(handles, {}, {handles[0]: 0.0}, at=10 * GRACE, epoch=DAY).due == ()
+def test_a_clock_that_was_set_back_delays_nothing() -> None:
+    """What seems to be assigned in the future is collected once it was seen missing for the grace period."""
+    handles = held_by_handle([block("10.0.0.0/30", holder(created_at=DAY + 1000 * GRACE))], "n1")
+    assert look(handles, {}, {handles[0]: 0.0}, at=GRACE - 1, epoch=DAY).due == ()
+    assert look(handles, {}, {handles[0]: 0.0}, at=GRACE, epoch=DAY).due == handles
 
 
 @pytest.mark.parametrize("there", [LINK, OTHER_LINK])
@@ -211,7 +212,8 @@ def test_what_is_collected_was_missing_at_every_look_of_the_grace_period(
         missing_from = None if there else time if missing_from is None else missing_from
         finding = look(handles, {LINK: (V4,)} if there else {}, since, at=float(time), epoch=DAY + time)
         since = finding.since
-        expected = missing_from is not None and time - missing_from >= GRACE and time - created >= GRACE
+        assigned_lately = 0 <= time - created < GRACE
+        expected = missing_from is not None and time - missing_from >= GRACE and not assigned_lately
         assert finding.due == (handles if expected else ())
 
 
