@@ -61,7 +61,7 @@ def _place_problems(
     if not pools and inventory.all_pools_known:
         text = (
             f"block {block.cidr} lies in no pool, so other nodes refuse its routes; "
-            f"create a pool around it, or remove its {block.in_use} workloads and the block goes with them"
+            f"create a pool around it, or {_leaving_text(block)}"
         )
         yield Problem(ProblemKind.OUTSIDE_POOLS, block.cidr, text)
     # Of two blocks that overlap one has the wrong size, which is the smaller trouble.
@@ -69,9 +69,18 @@ def _place_problems(
         pool = pools[-1]
         text = (
             f"block {block.cidr} lies in pool {pool.name}, whose blocks are /{pool.block_prefix_length}, so the pool "
-            f"counts and gives it out wrongly; remove its {block.in_use} workloads and the block goes with them"
+            f"counts and gives it out wrongly; {_leaving_text(block)}"
         )
         yield Problem(ProblemKind.WRONG_SIZE, block.cidr, text)
+
+
+def _leaving_text(block: Block) -> str:
+    """Say how a block goes that should not be there."""
+    if block.holders:
+        return f"remove its {block.in_use} workloads and the block goes with them"
+    if block.affinity is None:
+        return "delete it with --fix, since it is empty"
+    return f"let node {block.affinity} give it back, as it does with an empty one after the grace period"
 
 
 def _use_problems(block: Block, inventory: Inventory, *, overlaps_another: bool) -> Iterator[Problem]:

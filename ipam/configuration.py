@@ -9,6 +9,8 @@ from ipam.errors import InvalidConfiguration
 
 #: The most blocks of one IP version a node may own, unless configured.
 DEFAULT_MAX_BLOCKS_PER_NODE: Final = 20
+#: The longest time that can be set, ten years: a slip of the keyboard must not keep addresses back for ever.
+LONGEST_SECONDS: Final = 10 * 365 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,5 +47,5 @@ class IpamConfiguration:
             ("sticky", self.sticky_seconds),
             ("grace", self.grace_seconds),
         ):
-            if seconds < 0:
-                raise InvalidConfiguration(f"{name} seconds are {seconds}; a time is 0 or longer")
+            if not 0 <= seconds <= LONGEST_SECONDS:
+                raise InvalidConfiguration(f"{name} seconds are {seconds}; set 0 to {LONGEST_SECONDS}")

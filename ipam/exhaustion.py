@@ -17,17 +17,23 @@ def exhausted_text(view: View, pools: Sequence[Pool], own: Sequence[Block], now:
 
     `own` are the node's blocks of that IP version; `now` is in epoch seconds.
     """
-    parts = [_pool_text(view, pool, [block for block in own if pool.contains(block.cidr)], now) for pool in pools]
     configuration = view.configuration
+    parts = [_pool_text(view, pool, [block for block in own if pool.contains(block.cidr)], now) for pool in pools]
+    ways_out = ["remove workloads"]
     if len(own) >= configuration.max_blocks_per_node:
         parts.append(f"the node owns {len(own)} blocks, and {configuration.max_blocks_per_node} is the most it may own")
+        ways_out.append("raise the most blocks per node")
     if not configuration.auto_allocate_blocks:
         parts.append("blocks are not claimed automatically")
+        ways_out.append("switch automatic blocks on")
     if configuration.strict_affinity:
         parts.append("strict affinity forbids addresses out of the blocks of others")
+        ways_out.append("switch strict affinity off")
+    if configuration.auto_allocate_blocks and len(own) < configuration.max_blocks_per_node:
+        ways_out.append("add a pool")
     return (
         f"node {view.node}: no IPv{pools[0].version} address is left: {'; '.join(parts)}; "
-        f"release addresses or add a pool"
+        f"{', '.join(ways_out[:-1])}{' or ' if ways_out[1:] else ''}{ways_out[-1]}"
     )
 
 

@@ -85,10 +85,15 @@ class Collector:
         self._alone = alone
         self._clock = clock
         self._complaints = complaints
+        self._callbacks: list[Callable[[], None]] = []
         self._woken = asyncio.Event()
         self._cluster: Cluster | None = None
         self._missing_since: Mapping[HandleAddresses, float] = {}
         self._empty_since: Mapping[EmptyBlock, float] = {}
+
+    def on_collected(self, callback: Callable[[], None]) -> None:
+        """Call this whenever the addresses of a workload that is gone were released."""
+        self._callbacks.append(callback)
 
     def learn_cluster(self, cluster: Cluster) -> None:
         """Take in the pools and rules as of now."""
@@ -154,6 +159,8 @@ class Collector:
             )
         if released:
             log.info("assignment collected: its link is gone", extra=self._fields(leak, released, finding.since[leak]))
+            for callback in self._callbacks:
+                callback()
 
     async def _give_back(self, block: EmptyBlock) -> None:
         """Return a block, and say so when it is done."""

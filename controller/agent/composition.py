@@ -112,6 +112,8 @@ class Agent:
         self._assigner.on_change(self._routing.mark)
         self._links.on_change(self._routing.mark)
         self._links.on_change(self._publisher.mark)
+        # A link that others took away is seen only now and then; once its addresses are free, a check must know.
+        self._collector.on_collected(self._publisher.mark)
         self._monitor = KernelMonitor(self._fib.port_id, self._hinted, self._programmer.routes_changed)
         self._api = ApiServer(settings.agent_socket, self.status)
 

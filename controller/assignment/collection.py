@@ -133,8 +133,9 @@ def unneeded(
     """Return the node's own blocks that are empty for the grace period and to be given back, newest first.
 
     Of each IP version the oldest empty block is kept, for the next workload; all of them are if the node never `claims`
-    blocks by itself and could not get another. A block is kept for neither reason if no pool of it serves the node
-    any more: one that is enabled and selects it. `own_blocks` are ordered, the oldest claim first.
+    blocks by itself and could not get another. A block is kept for neither reason if no pool serves the node with such
+    blocks any more: one that is enabled, selects it and has blocks of that size. `own_blocks` are ordered, the oldest
+    claim first.
     """
     serving = [pool for pool in pools if not pool.disabled and selects(pool.node_selector, labels)]
     empty: list[EmptyBlock] = []
@@ -146,7 +147,7 @@ def unneeded(
         suspect = EmptyBlock(block.cidr, block.sequence)
         empty.append(suspect)
         wanted = block.version not in kept_versions or not claims
-        if wanted and any(pool.contains(block.cidr) for pool in serving):
+        if wanted and any(_has_block(pool, block) for pool in serving):
             kept_versions.add(block.version)
         else:
             returnable.append(suspect)
@@ -161,6 +162,10 @@ def _suspected_from(suspect: HandleAddresses, seen_at: float, now: Moment) -> fl
     """
     age = now.epoch - suspect.created_at
     return seen_at if age < 0 else max(seen_at, now.monotonic - age)
+
+
+def _has_block(pool: Pool, block: Block) -> bool:
+    return pool.block_prefix_length == block.cidr.prefixlen and pool.contains(block.cidr)
 
 
 def _seen(suspects: Iterable[T], since: Mapping[T, float], now: Moment) -> dict[T, float]:

@@ -51,6 +51,13 @@ def _parsed(
     return parsed
 
 
+def _switch(text: str) -> bool:
+    """Return what a switch is set to; the empty text, as of a variable that is not set, switches nothing off."""
+    if not text.strip():
+        raise click.BadParameter("it is empty; say true or false")
+    return bool(click.BOOL.convert(text, None, None))
+
+
 @ipam.command()
 @click.option("--show-blocks", is_flag=True, help="Also show each block.")
 @click.option("--show-borrowed", is_flag=True, help="Show the addresses whose node does not own their block instead.")
@@ -95,8 +102,8 @@ def show(
 
 
 @ipam.command(name="configure")
-@click.option("--strict-affinity", type=bool, metavar="BOOL", help="Take addresses only from blocks the node owns.")
-@click.option("--auto-allocate-blocks", type=bool, metavar="BOOL", help="Let nodes claim blocks as they need them.")
+@click.option("--strict-affinity", type=_switch, metavar="BOOL", help="Take addresses only from blocks the node owns.")
+@click.option("--auto-allocate-blocks", type=_switch, metavar="BOOL", help="Let nodes claim blocks as they need them.")
 @click.option("--max-blocks-per-node", type=int, metavar="N", help="The most blocks of one IP version a node owns.")
 @click.option("--cooldown-seconds", type=int, metavar="N", help="How long a released address rests.")
 @click.option("--sticky-seconds", type=int, metavar="N", help="How long it is kept for a workload of the same name.")

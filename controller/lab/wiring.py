@@ -103,7 +103,7 @@ def _said(output: str) -> str:
     """Return the text of a CNI error result, empty if there is none."""
     try:
         error: dict[str, Any] = json.loads(output)
-        return f"{error['msg']} {error.get('details', '')} (code {error['code']})"
+        return f"{error['msg']} (code {error['code']}: {error.get('details', '')})"
     except (ValueError, KeyError, TypeError):
         return output.strip()
 

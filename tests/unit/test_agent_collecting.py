@@ -197,8 +197,10 @@ def request(container: str = "c1") -> CniRequest:
 
 
 async def test_what_a_link_left_behind_is_released_as_a_whole(host: Host, caplog: pytest.LogCaptureFixture) -> None:
-    """Both families after the grace period, others not; the log has what an operator asks for."""
+    """Both families after the grace period, others not; the log has what an operator asks for, others are told."""
     gone, kept = await host.add("c1"), await host.add("c2")
+    told: list[frozenset[IPAddress]] = []
+    host.collector.on_collected(lambda: told.append(frozenset(host.held())))
     host.pass_time(5)
     link = next(name for name, addresses in host.kernel.wired.items() if addresses == gone)
     del host.kernel.wired[link]
@@ -210,6 +212,7 @@ async def test_what_a_link_left_behind_is_released_as_a_whole(host: Host, caplog
     with caplog.at_level(logging.INFO):
         await host.collector.iterate()
     assert host.held() == set(kept)
+    assert told == [set(kept)]
     (record,) = [record for record in caplog.records if "collected" in record.message]
     assert {name: vars(record)[name] for name in ("handle", "workload", "namespace", "node", "links")} == {
         "handle": "cni/net/c1/eth0",

@@ -107,7 +107,11 @@ def test_a_dry_run_shows_and_writes_nothing(store_path: Path, capsys: pytest.Cap
             "--auto-allocate-blocks=false: strict affinity off and automatic blocks off contradict each other",
         ),
         (["--max-blocks-per-node=0"], "--max-blocks-per-node=0: max blocks per node is 0; a node needs at least 1"),
-        (["--grace-seconds=-1"], "--grace-seconds=-1: grace seconds are -1; a time is 0 or longer"),
+        (["--grace-seconds=-1"], "--grace-seconds=-1: grace seconds are -1; set 0 to 315360000"),
+        (
+            ["--cooldown-seconds=315360001"],
+            "--cooldown-seconds=315360001: cooldown seconds are 315360001; set 0 to 3153",
+        ),
     ],
 )
 def test_contradictions_name_the_option(
@@ -145,3 +149,11 @@ async def test_a_configuration_that_cannot_be_read_is_not_overwritten_in_part() 
     await store.commit([Put(keys.IPAM_CONFIGURATION, b'{"grace_seconds": -1}', None)])
     with pytest.raises(RefusedError, match="write it anew with `tortiectl apply`, as kind IPAMConfiguration"):
         await configure(store, {"cooldown_seconds": 5}, dry_run=False)
+
+
+def test_an_empty_value_switches_no_rule_off(store_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A variable of a script that is not set stands there as nothing."""
+    assert run(["ipam", "configure", "--strict-affinity=true"]) == 0
+    assert run(["ipam", "configure", "--strict-affinity="]) == 2
+    assert "Invalid value for '--strict-affinity': it is empty; say true or false" in capsys.readouterr().err
+    assert stored(store_path) == IpamConfiguration(strict_affinity=True)

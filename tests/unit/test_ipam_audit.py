@@ -156,3 +156,23 @@ def test_ranges_find_what_lies_around() -> None:
     assert list(map(str, ranges.around(ip_address("10.2.0.1")))) == ["10.0.0.0/8"]
     assert list(ranges.around(ip_network("10.0.0.0/7"))) == []
     assert list(map(str, ranges.around(ip_address("fd00::1")))) == ["fd00::/8"]
+
+
+@pytest.mark.parametrize(
+    ("block", "way_out"),
+    [
+        (Block.claimed(ip_network("10.9.0.0/26"), node="h1", at=0.0), "let node h1 give it back"),
+        (Block.claimed(ip_network("10.9.0.0/26"), node=None, at=0.0), "delete it with --fix"),
+        (Block.claimed(ip_network("10.9.0.0/26"), node="h1", at=0.0).assign(HOLDER)[0], "remove its 1 workloads"),
+        (Block.claimed(ip_network("10.65.9.0/27"), node="h2", at=0.0), "let node h2 give it back"),
+    ],
+)
+def test_a_block_in_the_wrong_place_says_how_it_goes(block: Block, way_out: str) -> None:
+    """Nobody is told to remove the workloads of an empty one."""
+    texts = [
+        problem.text
+        for problem in audit(inventory(block))
+        if problem.kind in {ProblemKind.OUTSIDE_POOLS, ProblemKind.WRONG_SIZE}
+    ]
+    assert len(texts) == 1
+    assert way_out in texts[0]

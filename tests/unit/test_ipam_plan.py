@@ -152,9 +152,33 @@ def test_no_node_owns_more_blocks_than_allowed() -> None:
         _view(V4, V6, blocks=full).with_summaries(map(BlockSummary.of, full)),
         configuration=IpamConfiguration(max_blocks_per_node=2),
     )
-    with pytest.raises(PoolExhausted, match="owns 2 blocks, and 2 is the most"):
+    with pytest.raises(PoolExhausted, match=r"owns 2 blocks, and 2 is the most .* or raise the most blocks per node$"):
         plan_assign(view, _request("a"), now=7.0)
     assert plan_assign(view, _request("a", 6), now=7.0).addresses
+
+
+@pytest.mark.parametrize(
+    ("rules", "ways_out"),
+    [
+        (IpamConfiguration(), "remove workloads or add a pool"),
+        (IpamConfiguration(strict_affinity=True), "remove workloads, switch strict affinity off or add a pool"),
+        (
+            IpamConfiguration(strict_affinity=True, max_blocks_per_node=1),
+            "remove workloads, raise the most blocks per node or switch strict affinity off",
+        ),
+        (
+            IpamConfiguration(strict_affinity=True, auto_allocate_blocks=False),
+            "remove workloads, switch automatic blocks on or switch strict affinity off",
+        ),
+    ],
+)
+def test_the_way_out_of_exhaustion_is_one_that_helps(rules: IpamConfiguration, ways_out: str) -> None:
+    """Another pool is of no use to a node that may not claim a block of it."""
+    full = tuple(_full(cidr, node=node) for cidr, node in (("10.0.0.0/30", "n1"), ("10.0.0.4/30", "n2")))
+    pool = Pool("tiny", _network("10.0.0.0/29"), 30)
+    view = replace(_view(pool, blocks=full).with_summaries(map(BlockSummary.of, full)), configuration=rules)
+    with pytest.raises(PoolExhausted, match=f"; {ways_out}$"):
+        plan_assign(view, _request("a"), now=7.0)
 
 
 def test_a_block_of_another_size_is_not_claimed_over() -> None:

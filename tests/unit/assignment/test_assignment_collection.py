@@ -305,10 +305,11 @@ def test_a_block_whose_addresses_rest_is_not_empty() -> None:
         (replace(POOLS[0], disabled=True),),
         (replace(POOLS[0], node_selector="rack == 'b'"),),
         (replace(POOLS[0], cidr=ip_network("10.9.0.0/16")),),
+        (replace(POOLS[0], block_prefix_length=28),),
     ],
 )
 def test_the_last_block_of_a_pool_that_serves_the_node_no_more_is_returned_too(pools: tuple[Pool, ...]) -> None:
-    """Gone, disabled or for other nodes; but not before the grace period."""
+    """Gone, disabled, for other nodes or of other blocks; but not before the grace period."""
     assert give_back(OLD, pools=pools).due == (suspect(OLD),)
     assert give_back(OLD, pools=pools, at=GRACE - 1).due == ()
     assert give_back(OLD, NEW, pools=pools, claims=False).due == (suspect(NEW), suspect(OLD))
@@ -320,11 +321,10 @@ def test_the_last_block_of_a_pool_that_serves_the_node_no_more_is_returned_too(p
         POOLS[0],
         replace(POOLS[0], node_selector="rack == 'a'"),
         replace(POOLS[0], assignment=AssignmentMode.MANUAL),
-        replace(POOLS[0], block_prefix_length=28),
     ],
 )
 def test_a_pool_that_serves_the_node_keeps_one(pool: Pool) -> None:
-    """Also one that is taken from by name only, and one of which the block is of another size."""
+    """Also one that is taken from by name only."""
     assert give_back(OLD, NEW, pools=(pool,)).due == (suspect(NEW),)
 
 
