@@ -21,8 +21,6 @@ _MAX_RECORD_BYTES: Final = 190_000
 #: What a record takes for each ordinal, and for each holder beside its texts, in bytes, rounded up.
 _ORDINAL_BYTES: Final = 20
 _HOLDER_BYTES: Final = 150
-#: A block of this many addresses fits in any case.
-_ALWAYS_FITS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +142,12 @@ class Block:
 
     @property
     def has_room(self) -> bool:
-        """Whether the block's record has room for another holder: one of many addresses is full before they are."""
-        size = self.size
-        if size <= _ALWAYS_FITS:
-            return True
-        return self._index.text_size + size * _ORDINAL_BYTES + self.in_use * _HOLDER_BYTES < _MAX_RECORD_BYTES
+        """Whether the block's record has room for another holder.
+
+        One of many addresses may be full before they are, and so may one whose holders have long names.
+        """
+        ordinal_bytes, holder_bytes = self.size * _ORDINAL_BYTES, self.in_use * _HOLDER_BYTES
+        return self._index.text_bytes + ordinal_bytes + holder_bytes < _MAX_RECORD_BYTES
 
     def kept_for(self, full_name: str, reserved: Sequence[range] = ()) -> int | None:
         """Return the ordinal that is remembered for a workload of this full name, if there is one to lend."""

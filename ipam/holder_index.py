@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from ipam.block import Holder
 
+#: As records are written: whatever is not ASCII takes up to twelve bytes a character.
+_ENCODER: Final = json.JSONEncoder()
+
 
 @dataclass(frozen=True, slots=True)
 class HolderIndex:
-    """The ordinals held under each handle, lowest first, and how many characters the texts of all holders have."""
+    """The ordinals held under each handle, lowest first, and how long the texts of all holders are in JSON."""
 
     ordinals_by_handle: Mapping[str, tuple[int, ...]]
-    text_size: int
+    text_bytes: int
 
     @classmethod
     def of(cls, holders: Mapping[int, Holder]) -> HolderIndex:
@@ -25,12 +29,12 @@ class HolderIndex:
         for ordinal in sorted(holders):
             handle = holders[ordinal].handle
             ordinals_by_handle[handle] = (*ordinals_by_handle.get(handle, ()), ordinal)
-        return cls(ordinals_by_handle, sum(map(_text_size, holders.values())))
+        return cls(ordinals_by_handle, sum(map(_text_bytes, holders.values())))
 
     def with_holder(self, ordinal: int, holder: Holder) -> HolderIndex:
         """Return the index of one holder more."""
         ordinals = tuple(sorted((*self.ordinals_by_handle.get(holder.handle, ()), ordinal)))
-        return HolderIndex({**self.ordinals_by_handle, holder.handle: ordinals}, self.text_size + _text_size(holder))
+        return HolderIndex({**self.ordinals_by_handle, holder.handle: ordinals}, self.text_bytes + _text_bytes(holder))
 
     def without(self, gone: Mapping[int, Holder]) -> HolderIndex:
         """Return the index without some of the holders."""
@@ -39,13 +43,13 @@ class HolderIndex:
             ordinals = _other_than(left.pop(handle), gone)
             if ordinals:
                 left[handle] = ordinals
-        return HolderIndex(left, self.text_size - sum(map(_text_size, gone.values())))
+        return HolderIndex(left, self.text_bytes - sum(map(_text_bytes, gone.values())))
 
 
 def _other_than(ordinals: tuple[int, ...], gone: Collection[int]) -> tuple[int, ...]:
     return tuple(ordinal for ordinal in ordinals if ordinal not in gone)
 
 
-def _text_size(holder: Holder) -> int:
+def _text_bytes(holder: Holder) -> int:
     texts = (holder.handle, holder.node, holder.workload, holder.namespace, holder.interface)
-    return sum(map(len, texts))
+    return len(_ENCODER.encode("".join(texts)))

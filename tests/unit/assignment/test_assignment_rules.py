@@ -216,6 +216,16 @@ async def test_a_record_that_no_store_takes_fails_its_request_alone(world: World
     assert set(await world.check()) == {"a", "b", "c", "d"}
 
 
+async def test_long_names_fill_a_block_before_its_addresses_do(world: World) -> None:
+    """The next block takes over before a record is larger than a store takes, in whatever script the names are."""
+    await world.add_pool("v4", "10.0.0.0/24", 27)
+    async with world.following("n1") as node:
+        handles = [f"{'ж' * 2500}-{number}" for number in range(20)]
+        await asyncio.gather(*[node.assign(world.request(handle)) for handle in handles])
+        assert len(node.own_blocks()) > 1
+    assert set(await world.check()) == set(handles)
+
+
 async def test_a_rule_whose_record_breaks_holds_on(world: World) -> None:
     """Nobody gets a reserved or a foreign address because the record that forbids it cannot be read any more."""
     await world.add_pool("v4", "10.0.0.0/29", 30)
