@@ -28,7 +28,7 @@ from bgp.sidecar.files import (
     write_configuration,
 )
 from bgp.sidecar.state import SidecarState
-from bgp.sidecar.steps import Change, Ending, Flush, Reload
+from bgp.sidecar.steps import Flush, Reload
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -69,6 +69,8 @@ class Sidecar:
         self._clients = Clients(socket_path, greeting=self._greeting, on_desired=self._want)
         self._wake = asyncio.Event()
         self._deferred: dict[Step | type[Reload], asyncio.TimerHandle] = {}
+        #: What was asked for last, until the loop takes it: what was asked for before need not be gone through.
+        self._wish: Desired | None = None
         self._knows = False
         self._told: Sessions | None = None
 
@@ -149,30 +151,34 @@ class Sidecar:
             self._wake.set()
 
     def _want(self, desired: Desired) -> None:
-        if self._asked and desired == self._state.desired:
-            return
-        self._asked = True
-        self._state.want(desired)
-        self._save()
-        self._tell_sessions()
+        self._wish = desired
         self._wake.set()
 
     # ------------------------------------------------------------------------------------------------------ output
 
     async def _converge(self, channel: Channel) -> None:
-        while self._asked and (step := self._state.next_step(self._deferred.keys())) is not None:
+        while (step := self._next_step()) is not None:
             if isinstance(step, Reload):
                 await self._reload(channel, step)
             elif isinstance(step, Flush):
                 await self._flush(channel, step)
             else:
                 self._state.note(step)
-                for command in _commands(step):
+                for command in step.commands():
                     answer = await channel.command(command)
                     if not answer.accepted:
                         log.warning("ExaBGP refused a command", extra={"command": command[:200]})
         if self._state.forget_retired():
             self._save()
+
+    def _next_step(self) -> Step | None:
+        wish, self._wish = self._wish, None
+        if wish is not None and not (self._asked and wish == self._state.desired):
+            self._asked = True
+            self._state.want(wish)
+            self._save()
+            self._tell_sessions()
+        return self._state.next_step(self._deferred.keys()) if self._asked else None
 
     async def _flush(self, channel: Channel, step: Flush) -> None:
         answer = await channel.command(exabgp_commands.show_queue(step.peer))
@@ -233,12 +239,6 @@ class Sidecar:
             save_desired(desired_path(self._directory), self._state.desired, self._state.retiring.values())
         except OSError as error:
             log.error("desired state not kept", extra={"reason": str(error)})  # noqa: TRY400 - the reason says it all
-
-
-def _commands(step: Change | Ending) -> list[str]:
-    if isinstance(step, Change):
-        return [step.command()]
-    return [exabgp_commands.end_of_rib([step.peer], version) for version in (4, 6)]
 
 
 def _kept(directory: Path) -> tuple[Desired, Iterable[Announcement]] | None:

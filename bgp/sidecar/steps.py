@@ -21,10 +21,10 @@ class Change:
     attributes: str
     prefixes: tuple[str, ...]
 
-    def command(self) -> str:
-        """Return ExaBGP's command."""
+    def commands(self) -> list[str]:
+        """Return ExaBGP's commands."""
         write = exabgp_commands.announce if self.announce else exabgp_commands.withdraw
-        return write(self.peers, self.attributes, self.prefixes)
+        return [write(self.peers, self.attributes, self.prefixes)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,10 @@ class Ending:
     """Send End-of-RIB of every family on one session."""
 
     peer: IPAddress
+
+    def commands(self) -> list[str]:
+        """Return ExaBGP's commands."""
+        return [exabgp_commands.end_of_rib([self.peer], version) for version in (4, 6)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,7 +195,8 @@ async def test_attributes_flapping_faster_than_they_are_sent_end_as_wanted(netwo
     peers = network.peers(one.host, two.host)
     prefixes = [ipaddress.ip_network(f"10.21.{number}.0/26") for number in range(200)]
     for communities in (((65535, 0),), (), ((65535, 0),), (), ((64512, 7),)):
-        await one.want(peers, announcements(one.host.router, blocks=prefixes, communities=communities))
+        marked = [(ipaddress.ip_network("10.21.0.0/16"), communities)]
+        await one.want(peers, announcements(one.host.router, blocks=prefixes, communities_of=marked))
         await asyncio.sleep(0)
     await two.until(
         lambda: [routes[0].communities for routes in two.rib.routes().values()] == [((64512, 7),)] * 200, "settled"
