@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING
 
+from bgp.address import parse_prefix
 from bgp.events import SessionState, SessionStatus
 from bgp.filter import Action, CidrMatch, Rule
 from bgp.peer import Peer, PeerOrigin
@@ -186,7 +187,7 @@ def _read_group(group: Mapping[str, object]) -> Iterable[LearnedRoute]:
         text(group, "originator_id"),
         tuple(texts(group, "cluster_list")),
     )
-    return (LearnedRoute(ipaddress.ip_network(prefix), *shared) for prefix in texts(group, "prefixes"))
+    return (LearnedRoute(parse_prefix(prefix), *shared) for prefix in texts(group, "prefixes"))
 
 
 def address(document: Mapping[str, object], key: str) -> IPAddress:

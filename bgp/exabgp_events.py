@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from bgp.address import parse_prefix
 from bgp.events import EndOfRib, RoutesChanged
 from bgp.route import LearnedRoute
 
@@ -184,7 +185,7 @@ def _unicast(families: object) -> list[object]:
 
 
 def _prefix(entry: object) -> IPNetwork:
-    return ipaddress.ip_network(str(entry["nlri"]) if isinstance(entry, Mapping) else str(entry))
+    return parse_prefix(str(entry["nlri"] if isinstance(entry, dict) else entry))
 
 
 _Attributes: TypeAlias = tuple[tuple[int, ...], int, int, str, tuple[tuple[int, int], ...], str, tuple[str, ...]]

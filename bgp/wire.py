@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from bgp import documents
+from bgp.address import parse_prefix
 from bgp.events import EndOfRib, RoutesChanged, SessionDown, SessionUp, SpeakerSnapshot
 from bgp.messages import Desired, Heartbeat, Hello, Refusal, Sessions
 
@@ -149,7 +150,7 @@ def _read_down(document: Document) -> SessionDown:
 def _read_changes(document: Document) -> RoutesChanged:
     return RoutesChanged(
         peer=documents.address(document, "peer"),
-        withdrawn=tuple(ipaddress.ip_network(text) for text in documents.texts(document, "withdrawn")),
+        withdrawn=tuple(parse_prefix(text) for text in documents.texts(document, "withdrawn")),
         announced=documents.read_groups(document, "announced"),
     )
 

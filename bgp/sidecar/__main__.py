@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -23,6 +24,9 @@ def main() -> int:
     # Only commands may reach ExaBGP: whatever else is printed goes to standard error.
     sink = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    # With many routes a look at everything stops the sidecar for as long as it takes, and finds next to nothing.
+    gc.freeze()
+    gc.set_threshold(50_000, 100, 1_000)
     status = 0
     try:
         asyncio.run(Sidecar(state_directory, socket_path).run(sys.stdin.buffer, sink))

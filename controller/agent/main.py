@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 log = logging.getLogger(__name__)
+
+#: New objects before a look at them, such looks before one at what survived some, and those before one at everything.
+_ALLOCATIONS_BEFORE_COLLECTION: Final = (50_000, 100, 1_000)
 
 
 def _with_setting_flags(command: Callable[..., None]) -> Callable[..., None]:
@@ -42,6 +46,7 @@ def main(**flags: Any) -> None:  # noqa: ANN401  what click parsed; the settings
     try:
         settings = load({name: value for name, value in flags.items() if value is not None})
         logs.configure(settings.log_level)
+        _collect_garbage_rarely()
         asyncio.run(_run(settings))
     except TortieError as error:
         click.echo(f"tortie-agent: error: {error}", err=True)
@@ -52,6 +57,16 @@ main.epilog = (
     f"The file is {DEFAULT_FILE} or the one {FILE_VARIABLE} names, in TOML; environment variables are TORTIE_ and the "
     f"setting in capitals, for example TORTIE_NODE_NAME."
 )
+
+
+def _collect_garbage_rarely() -> None:
+    """Let the garbage collector look at what is new, and hardly ever at everything.
+
+    A look at everything stops the agent for 40 ms with 10,000 routes and for longer with more, and finds next to
+    nothing: routes, which are most of it, are freed by their reference counts.
+    """
+    gc.freeze()
+    gc.set_threshold(*_ALLOCATIONS_BEFORE_COLLECTION)
 
 
 async def _run(settings: Settings) -> None:
