@@ -9,14 +9,25 @@ import fcntl
 import ipaddress
 import socket
 import struct
+import sys
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from controller.errors import KernelRefused
+from controller.kernel.netlink import NetlinkSocket, attributes
 from controller.kernel.node_address import chosen
-from controller.kernel.route_messages import RT_SCOPE_UNIVERSE, RT_TABLE_MAIN
+from controller.kernel.route_messages import (
+    RT_SCOPE_UNIVERSE,
+    RTA_MULTIPATH,
+    RTA_OIF,
+    RTA_PRIORITY,
+    RTM_GETROUTE,
+    RTMSG,
+    dump_request,
+)
 from controller.ports import InterfaceAddress
 
 if TYPE_CHECKING:
@@ -32,6 +43,10 @@ _IFA_F_DEPRECATED: Final = 0x20
 _IFA_F_TENTATIVE: Final = 0x40
 _UNFIT: Final = _IFA_F_TEMPORARY | _IFA_F_DADFAILED | _IFA_F_DEPRECATED | _IFA_F_TENTATIVE
 _FAMILY_BY_VERSION: Final = {4: int(socket.AF_INET), 6: int(socket.AF_INET6)}
+#: In a dump's request: routes of every protocol (RTPROT_UNSPEC).
+_ANY_PROTOCOL: Final = 0
+#: struct rtnexthop: length, flags, weight, link index.
+_NEXT_HOP: Final = struct.Struct("=HBBi")
 _SIOCGIFMTU: Final = 0x8921
 #: struct ifreq as far as SIOCGIFMTU fills it: the name, the MTU, and the rest of the union.
 _IFREQ: Final = struct.Struct("=16si20x")
@@ -69,9 +84,10 @@ class _Kernel:
         return interface_addresses()
 
     def default_route_links(self, version: int) -> list[int]:
-        with IPRoute() as route:
-            defaults = list(route.get_default_routes(family=_FAMILY_BY_VERSION[version], table=RT_TABLE_MAIN))
-        defaults.sort(key=lambda found: found.get_attr("RTA_PRIORITY") or 0)
+        # Not pyroute2's get_default_routes: it ends at the first datagram of a dump in which there is none.
+        with closing(NetlinkSocket()) as asked:
+            bodies = asked.dump_as(RTM_GETROUTE, dump_request(version, _ANY_PROTOCOL), _default_routes)
+        defaults = sorted((dict(attributes(body, RTMSG.size)) for body in bodies), key=_metric)
         return [index for found in defaults for index in _links_of(found)]
 
     def source_towards(self, destination: IPAddress) -> IPAddress | None:
@@ -84,11 +100,25 @@ class _Kernel:
         return None if source is None else ipaddress.ip_address(source)
 
 
-def _links_of(found: Any) -> list[int]:  # noqa: ANN401  a pyroute2 message
-    index = found.get_attr("RTA_OIF")
-    if index is not None:
-        return [index]
-    return [hop["oif"] for hop in found.get_attr("RTA_MULTIPATH") or ()]
+def _default_routes(bodies: list[bytes]) -> list[bytes]:
+    """Return those of the dumped routes whose prefix has no length."""
+    return [body for body in bodies if RTMSG.unpack_from(body)[1] == 0]
+
+
+def _metric(found: Mapping[int, bytes]) -> int:
+    return int.from_bytes(found.get(RTA_PRIORITY, b""), sys.byteorder)
+
+
+def _links_of(found: Mapping[int, bytes]) -> list[int]:
+    """Return the links that a route with these attributes leads out of, in the order of its next hops."""
+    if RTA_OIF in found:
+        return [int.from_bytes(found[RTA_OIF], sys.byteorder)]
+    hops, links = found.get(RTA_MULTIPATH, b""), []
+    while hops:
+        length, _, _, index = _NEXT_HOP.unpack_from(hops)
+        links.append(index)
+        hops = hops[(length + 3) & ~3 :]
+    return links
 
 
 def _named_links(route: Any) -> Mapping[int, str]:  # noqa: ANN401  pyroute2 ships no types

@@ -56,6 +56,17 @@ def test_an_ecmp_default_route_counts(ip: Callable[[str], str]) -> None:
     assert str(choose_node_address("default-route", 4).address) == "192.0.2.1"
 
 
+def test_a_default_route_is_found_behind_many_others(ip: Callable[[str], str]) -> None:
+    """A host full of containers has it in a later datagram of the dump: the kernel puts it last for IPv6."""
+    ip("route add default via 192.0.2.9")
+    ip("-6 route add default via 2001:db8::9")
+    for number in range(1, 200):
+        ip(f"route add 10.0.0.{number}/32 dev up0")
+        ip(f"-6 route add fd00::{number:x}/128 dev up0")
+    assert str(choose_node_address("default-route", 4).address) == "192.0.2.1"
+    assert str(choose_node_address("default-route", 6).address) == "2001:db8::1"
+
+
 def test_can_reach_asks_the_routing_table(ip: Callable[[str], str]) -> None:
     """The address is the one the host would send from; no route is a refusal that lists what there is."""
     ip("route add 203.0.113.0/24 via 192.0.2.9")
