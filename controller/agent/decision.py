@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import ipaddress
-from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from bgp.advertisement import announcements
-from bgp.decision import best
 from bgp.peering import peering
-from bgp.policy import Rejection, accept, policy_context
 from bgp.prefixes import PrefixSet
 from bgp.topology import Router
-from controller.reconcile.desired import block_routes, device_of, learned_routes, workload_routes
+from controller.agent.selection import Grounds, Selection
+from controller.reconcile.desired import block_routes, workload_routes
 from controller.reconcile.difference import DesiredRoutes, Sweep
 from ipam.errors import InvalidSelector
 from ipam.selector import selects
@@ -25,6 +22,7 @@ if TYPE_CHECKING:
 
     from bgp.peer import Peer
     from bgp.peering import PeerDefinition, Peering, SessionTimes
+    from bgp.policy import Rejection
     from bgp.route import Announcement, LearnedRoute
     from controller.agent.cluster import Cluster
     from controller.datamodel.records import Node
@@ -114,62 +112,51 @@ def _concerns(definition: PeerDefinition, node: Node) -> bool:
         return False  # such a record was not written by tortiectl, which checks it
 
 
-def decide(known: Knowledge) -> Decision:
-    """Return what follows from what is known; the same knowledge always gives the same decision."""
-    routable, rejected = _accepted(known)
-    learned, unresolved = learned_routes(routable, known.interfaces)
-    routes = {**learned, **block_routes(known.own_blocks), **workload_routes(known.link_of, known.index_of)}
+def decide(known: Knowledge, selection: Selection | None = None) -> Decision:
+    """Return what follows from what is known; the same knowledge always gives the same decision.
+
+    `selection` remembers what followed before and makes it faster, nothing else.
+    """
+    chosen = Selection() if selection is None else selection
+    held = frozenset(map(ipaddress.ip_network, known.link_of))
+    chosen.update(_grounds(known), held, known.learned)
+    routes = chosen.routes()
+    learned_count = len(routes)
+    routes |= {**block_routes(known.own_blocks), **workload_routes(known.link_of, known.index_of)}
     return Decision(
         routes=DesiredRoutes(routes, Sweep.EVERYTHING if known.settled else Sweep.LOCAL),
         announcements=_announced(known),
-        learned_count=len(learned),
-        rejected=rejected,
-        unresolved=unresolved,
+        learned_count=learned_count,
+        rejected=_rejected(chosen),
+        unresolved=chosen.unresolved(),
         drain=known.drain,
     )
 
 
-def _accepted(
-    known: Knowledge,
-) -> tuple[dict[IPNetwork, tuple[LearnedRoute, ...]], tuple[RejectedRoutes, ...]]:
-    """Return the best of the accepted routes for each prefix, and which were refused by each rule."""
-    context = policy_context(
-        local_as=known.node.as_number,
-        pools=(pool.cidr for pool, _ in known.cluster.pools.values()),
-        own_blocks=known.own_blocks,
+def _grounds(known: Knowledge) -> Grounds:
+    return Grounds(
+        as_number=known.node.as_number,
         own_addresses=known.node.addresses,
-        next_hops=(
+        own_blocks=known.own_blocks,
+        interfaces=known.interfaces,
+        next_hops=frozenset(
             address
             for other in known.cluster.nodes.values()
             if other.name != known.node.name
             for address in other.addresses
         ),
-        held=(ipaddress.ip_network(address) for address in known.link_of),
-        subnets=(interface.network for interface in known.interfaces if interface.scope_global),
-        rules_by_peer={peer.address: peer.import_rules for peer in known.peers if peer.import_rules},
-        local_as_by_peer={peer.address: peer.local_as for peer in known.peers if peer.local_as != known.node.as_number},
         block_length_of={pool.cidr: pool.block_prefix_length for pool, _ in known.cluster.pools.values()},
+        peers=known.peers,
+        overfull=_overfull(known),
     )
-    overfull = _overfull(known)
-    external = frozenset(peer.address for peer in known.peers if peer.peer_as != peer.local_as)
-    reachable = functools.cache(lambda next_hop: device_of(next_hop, known.interfaces) is not None)
-    counts: Counter[tuple[IPAddress, Rejection]] = Counter()
-    examples: dict[tuple[IPAddress, Rejection], list[IPNetwork]] = {}
-    routable = {}
-    for prefix, routes in known.learned.items():
-        good = []
-        for route in routes:
-            reason = Rejection.TOO_MANY_PREFIXES if route.peer in overfull else accept(route, context)
-            if reason is None:
-                good.append(route)
-                continue
-            counts[route.peer, reason] += 1
-            if counts[route.peer, reason] <= _EXAMPLES:
-                examples.setdefault((route.peer, reason), []).append(prefix)
-        if good:
-            routable[prefix] = best(good, external=external, reachable=reachable)
-    return routable, tuple(
-        RejectedRoutes(peer, reason, count, tuple(examples[peer, reason])) for (peer, reason), count in counts.items()
+
+
+def _rejected(selection: Selection) -> tuple[RejectedRoutes, ...]:
+    prefixes: dict[tuple[IPAddress, Rejection], list[IPNetwork]] = {}
+    for prefix, peer, reason in selection.refused():
+        prefixes.setdefault((peer, reason), []).append(prefix)
+    return tuple(
+        RejectedRoutes(peer, reason, len(found), tuple(found[:_EXAMPLES])) for (peer, reason), found in prefixes.items()
     )
 
 

@@ -15,6 +15,7 @@ from bgp.peering import Peering
 from bgp.rib import AdjRibIn
 from controller.agent.decision import DrainPhase, Knowledge, decide, peers_of
 from controller.agent.refusals import Refusals
+from controller.agent.selection import Selection
 
 if TYPE_CHECKING:
     from bgp.events import SpeakerEvent
@@ -63,6 +64,7 @@ class Routing:
         self._interfaces: tuple[InterfaceAddress, ...] = ()
         self._dirty = asyncio.Event()
         self._refusals = Refusals()
+        self._selection = Selection()
         self.cluster: Cluster | None = None
         self.peering = Peering(())
         self.decision: Decision | None = None
@@ -115,7 +117,7 @@ class Routing:
         self._rib.expire(time.monotonic())
         if self.cluster is None:
             return
-        self.decision = decide(self._known(self.cluster))
+        self.decision = decide(self._known(self.cluster), self._selection)
         self._refusals.tell(self.decision.rejected, time.monotonic())
         # No await between reading and setting: an address wired in between would lose its route again.
         self._programmer.set(self.decision.routes)
