@@ -12,17 +12,17 @@ import asyncio
 import logging
 import random
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from controller.assignment.draft import Draft, Planner, draft
 from controller.assignment.fencing import FencedStore
 from controller.assignment.knowledge import Knowledge, read_all, read_blocks, read_keys, read_share, read_summaries
+from controller.assignment.news import News
+from controller.assignment.waiting import Counters, Queue, answer, fail
 from controller.datamodel import keys
 from controller.errors import ConflictError, RefusedError, StoreUnavailable, TortieError, TransientError
-from controller.ports import Snapshot
-from ipam.errors import Refused
 from ipam.plan import Plan, plan_assign, plan_release, plan_release_addresses, plan_return
 from ipam.request import Assignment, AssignRequest
 from ipam.view import View
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from controller.assignment.knowledge import Rules
-    from controller.ports import Changes, Entry, Store, Version
+    from controller.assignment.waiting import Waiting
+    from controller.ports import Changes, Snapshot, Store, Version
     from ipam.address import IPAddress, IPNetwork
     from ipam.block import Block, Holder
     from ipam.errors import MoreNeeded
@@ -48,36 +49,6 @@ _LONGEST_PAUSE_SECONDS: Final = 0.2
 _SHORTEST_PAUSE_SECONDS: Final = 0.002
 #: How long after a failed reading of the own share it is tried again, in seconds, when nobody asks before.
 _REREAD_SECONDS: Final = 1.0
-#: The most requests that may wait; the next is turned away.
-MAX_WAITING: Final = 4096
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    """A request, and what has been tried for it.
-
-    `confirmed`: everything was read again after it came; `reading_count`: how often more had to be read for it alone.
-    """
-
-    planner: Planner
-    future: asyncio.Future[tuple[IPAddress, ...]]
-    conflict_count: int = 0
-    outage_count: int = 0
-    reading_count: int = 0
-    confirmed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """What an assigner has done since it was made.
-
-    Transactions that the store confirmed, transactions that met a conflict, and requests that were told their outcome:
-    addresses or a refusal.
-    """
-
-    transaction_count: int = 0
-    conflict_count: int = 0
-    answer_count: int = 0
 
 
 class Assigner:
@@ -91,7 +62,7 @@ class Assigner:
         self._knowledge = Knowledge(View(node, labels=labels or {}))
         self._unsure = True
         self._failing = False
-        self._queue: list[_Waiting] = []
+        self._queue = Queue()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._callbacks: list[Callable[[], None]] = []
@@ -99,9 +70,7 @@ class Assigner:
         # The keys of the transactions that met a conflict since the last that did not.
         self._contested: set[str] = set()
         self._reread: asyncio.TimerHandle | None = None
-        # What the agent feeds in waits here until no commit is under way: only the task changes the knowledge.
-        self._fed_rules: Rules | None = None
-        self._fed_share: dict[str, Entry | None] = {}
+        self._news = News()  # only the task changes the knowledge
 
     async def start(self) -> None:
         """Read the node's own share and begin to serve; raises what `Store.list` raises and may be tried again then."""
@@ -116,7 +85,7 @@ class Assigner:
                 await self._task
         if self._reread is not None:
             self._reread.cancel()
-        self._fail(self._queue, TransientError("address assignment was stopped; try again when the agent is back"))
+        fail(self._queue.all(), TransientError("address assignment was stopped; try again when the agent is back"))
 
     async def assign(self, request: AssignRequest) -> Assignment:
         """Return the addresses that the request's handle holds, all committed; raises `Refused` and `TortieError`.
@@ -184,26 +153,17 @@ class Assigner:
 
     def set_rules(self, rules: Rules) -> None:
         """Make these all the rules there are."""
-        self._fed_rules = rules
+        self._news.set_rules(rules)
 
     def observe_share(self, event: Snapshot | Changes) -> None:
         """Take in what the watch of the node's share delivered; the blocks of which it tells news are read again."""
-        if isinstance(event, Snapshot):
-            self._fed_share = {**dict.fromkeys(self._knowledge.share_keys()), **event.entries}
-        else:
-            self._fed_share |= {**event.written, **dict.fromkeys(event.deleted)}
+        self._news.observe_share(event, self._knowledge.share_keys())
         self._wake.set()
 
     async def _submit(self, planner: Planner) -> tuple[IPAddress, ...]:
         if self._task is None or self._task.done():
             raise TransientError("address assignment is not running; try again when the agent is ready")
-        if len(self._queue) >= MAX_WAITING:
-            # Those who gave up since the last round count no more.
-            self._queue = [waiting for waiting in self._queue if not waiting.future.done()]
-        if len(self._queue) >= MAX_WAITING:
-            raise TransientError(f"{MAX_WAITING} requests for addresses wait already; try again later")
-        waiting = _Waiting(planner, asyncio.get_running_loop().create_future())
-        self._queue.append(waiting)
+        waiting = self._queue.add(planner)
         self._wake.set()
         return await waiting.future
 
@@ -220,37 +180,26 @@ class Assigner:
 
         On any failure all of them get the error.
         """
-        self._queue = [waiting for waiting in self._queue if not waiting.future.done()]
-        # A copy: who comes while the store is asked belongs to the next batch.
-        batch = list(self._queue)
+        # Who comes while the store is asked belongs to the next batch.
+        batch = self._queue.all()
         try:
-            outdated = self._take_in()
+            self._knowledge, outdated = self._news.take(self._knowledge)
             if self._unsure:
                 await self._adopt_reading(read_share)
             elif outdated:
                 await self._adopt_reading(partial(read_blocks, cidrs=outdated))
             await self._serve(batch)
         except TortieError as error:
-            self._fail(batch, error)
+            fail(batch, error)
             self._read_later(error)
         except Exception as error:
             # The outermost guard: a defect must not leave everybody on the node waiting for ever.
             log.exception("address assignment failed")
-            self._fail(batch, error)
+            fail(batch, error)
             self._read_later(error)
-        return any(not waiting.future.done() for waiting in self._queue)
+        return bool(self._queue.all())
 
-    def _take_in(self) -> Collection[IPNetwork]:
-        """Take in what the agent fed since the last time, and return the blocks of which it tells news."""
-        rules, self._fed_rules = self._fed_rules, None
-        share, self._fed_share = self._fed_share, {}
-        if rules is not None:
-            self._knowledge = self._knowledge.with_rules(rules)
-        written = {key: entry for key, entry in share.items() if entry is not None}
-        deleted = share.keys() - written.keys()
-        return self._knowledge.outdated_by(written, deleted)
-
-    async def _serve(self, batch: list[_Waiting]) -> None:
+    async def _serve(self, batch: list[Waiting]) -> None:
         if not batch:
             return
         drafted = draft(self._knowledge, [waiting.planner for waiting in batch], self._clock())
@@ -265,65 +214,43 @@ class Assigner:
         except StoreUnavailable as outage:
             # Whether it was applied shows when the share is read again; then they are planned again, once.
             self._read_later(outage)
-            self._fail([waiting for waiting in planned if waiting.outage_count], outage)
+            fail([waiting for waiting in planned if waiting.outage_count], outage)
             for waiting in planned:
                 waiting.outage_count += 1
         except RefusedError as refusal:
             # Several requests never make a transaction too large: it is one whose records no store takes.
-            self._fail(planned, refusal)
+            fail(planned, refusal)
         else:
             self._accept(drafted, planned, versions)
-            if any(not waiting.future.done() for waiting in planned):
+            if any(waiting.waits for waiting in planned):
                 await self._adopt_reading(read_all)
                 for waiting in batch:
                     waiting.confirmed = True
 
-    async def _read_more(self, waiting: _Waiting, missing: MoreNeeded) -> None:
+    async def _read_more(self, waiting: Waiting, missing: MoreNeeded) -> None:
         """Read what a decision needs to know of other nodes' blocks; give it up when that does not come to an end."""
         waiting.reading_count += 1
         if waiting.reading_count > MAX_READINGS:
             reason = f"after {MAX_READINGS} readings it is still not decided; last missing: {missing}; try again"
-            self._fail([waiting], TransientError(f"node {self._knowledge.view.node}: {reason}"))
+            fail([waiting], TransientError(f"node {self._knowledge.view.node}: {reason}"))
         elif missing.blocks:
             self._adopt(await read_blocks(self._store, self._knowledge, missing.blocks))
         else:
             self._adopt(await read_summaries(self._store, self._knowledge))
 
-    def _accept(self, drafted: Draft, planned: list[_Waiting], versions: Mapping[str, Version]) -> None:
+    def _accept(self, drafted: Draft, planned: list[Waiting], versions: Mapping[str, Version]) -> None:
         """Take in a committed transaction, then answer those it was for, but for refusals that may be out of date."""
-        self._log_owners(drafted.writes)
+        _log_owners(self._knowledge.view, drafted.writes)
         self._adopt(self._knowledge.committed(drafted.writes, versions))
         self._contested.clear()
-        answer_count = 0
-        for waiting, outcome in zip(planned, drafted.outcomes, strict=True):
-            refused = isinstance(outcome, Refused)
-            if waiting.future.done() or (refused and not waiting.confirmed):
-                continue
-            answer_count += 1
-            if isinstance(outcome, Refused):
-                waiting.future.set_exception(outcome)
-            else:
-                waiting.future.set_result(outcome)
+        answer_count = answer(planned, drafted.outcomes)
         self._counters = replace(
             self._counters,
             transaction_count=self._counters.transaction_count + bool(drafted.operations),
             answer_count=self._counters.answer_count + answer_count,
         )
 
-    def _log_owners(self, writes: Mapping[IPNetwork, Block | None]) -> None:
-        """Log which of the blocks that are written come to this node or leave it; call it before they are known."""
-        view = self._knowledge.view
-        for cidr, block in writes.items():
-            before = view.block_by_cidr.get(cidr)
-            owner_before = None if before is None else before.affinity
-            owner_after = None if block is None else block.affinity
-            fields = {"block": str(cidr), "node": view.node}
-            if owner_after == view.node != owner_before:
-                log.info("block claimed", extra={**fields, "former_owner": owner_before})
-            elif owner_before == view.node != owner_after:
-                log.info("block given up", extra=fields)
-
-    async def _meet_conflict(self, drafted: Draft, planned: list[_Waiting], conflict: ConflictError) -> None:
+    async def _meet_conflict(self, drafted: Draft, planned: list[Waiting], conflict: ConflictError) -> None:
         """Give up those who met too many, pause, and learn what stood in the way."""
         for waiting in planned:
             waiting.conflict_count += 1
@@ -334,7 +261,7 @@ class Assigner:
             f"node {self._knowledge.view.node}: {MAX_CONFLICTS} transactions in a row were overtaken by other writers, "
             f"each planned on a fresh reading; the last one failed because: {conflict}; try again"
         )
-        self._fail([waiting for waiting in planned if waiting.conflict_count >= MAX_CONFLICTS], given_up)
+        fail([waiting for waiting in planned if waiting.conflict_count >= MAX_CONFLICTS], given_up)
         if tries > 1:
             longest = min(_SHORTEST_PAUSE_SECONDS * 2**tries, _LONGEST_PAUSE_SECONDS)
             await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  spreads retries, protects nothing
@@ -365,11 +292,19 @@ class Assigner:
             for callback in self._callbacks:
                 callback()
 
-    def _fail(self, batch: list[_Waiting], error: Exception) -> None:
-        for waiting in batch:
-            if not waiting.future.done():
-                waiting.future.set_exception(error)
-
 
 def _concerning(view: View) -> dict[IPNetwork, Block]:
     return {cidr: block for cidr, block in view.block_by_cidr.items() if view.concerns(block)}
+
+
+def _log_owners(view: View, writes: Mapping[IPNetwork, Block | None]) -> None:
+    """Log which of the blocks that are written come to the view's node or leave it."""
+    for cidr, block in writes.items():
+        before = view.block_by_cidr.get(cidr)
+        owner_before = None if before is None else before.affinity
+        owner_after = None if block is None else block.affinity
+        fields = {"block": str(cidr), "node": view.node}
+        if owner_after == view.node != owner_before:
+            log.info("block claimed", extra={**fields, "former_owner": owner_before})
+        elif owner_before == view.node != owner_after:
+            log.info("block given up", extra=fields)

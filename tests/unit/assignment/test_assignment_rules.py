@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from controller.assignment.assigner import Counters
+from controller.assignment.waiting import Counters
 from controller.datamodel import keys
 from controller.errors import RefusedError
 from controller.ports import Put
