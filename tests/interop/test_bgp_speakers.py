@@ -221,6 +221,35 @@ async def test_sessions_with_passwords_over_ipv6(network: Network) -> None:
     assert secret not in first.log()
 
 
+async def test_speakers_that_check_each_others_hops(network: Network) -> None:
+    """Both check on IPv4, the one that calls and the one that is called: its first answer has come from near enough."""
+    first, second = network.host(), network.host()
+    first.start()
+    second.start()
+    one, two = network.agent(first), network.agent(second)
+    checked = [dataclasses.replace(peer, ttl_security_hops=1) for peer in network.peers(first, second)]
+    await one.want(checked, blocks(first, "10.20.0.0/26"))
+    checked = [dataclasses.replace(peer, ttl_security_hops=1) for peer in network.peers(second, first)]
+    await two.want(checked)
+    await two.until(lambda: two.learned() == {"10.20.0.0/26"}, "aware of the block")
+
+
+async def test_a_peer_that_waits_to_be_called_learns_to_call(network: Network) -> None:
+    """Two that both wait never meet; one is told to call while there is no connection that could be reset."""
+    first, second = network.host(), network.host()
+    first.start()
+    second.start()
+    one, two = network.agent(first), network.agent(second)
+    (ours,), (theirs,) = network.peers(first, second), network.peers(second, first)
+    await one.want([dataclasses.replace(ours, passive=True)], blocks(first, "10.20.0.0/26"))
+    await two.want([dataclasses.replace(theirs, passive=True)])
+    await one.until(lambda: one.speaker.sessions, "told of the peer")
+    await one.until(lambda: "passive true" in (first.state / "exabgp.conf").read_text(), "loaded")
+    await two.until(lambda: "passive true" in (second.state / "exabgp.conf").read_text(), "loaded")
+    await one.want([dataclasses.replace(ours, passive=False)], blocks(first, "10.20.0.0/26"))
+    await two.until(lambda: two.learned() == {"10.20.0.0/26"}, "called")
+
+
 async def test_a_peer_that_cannot_be_is_reported_and_harms_nobody(network: Network) -> None:
     """One wrong peer among the desired is refused with the reason; the others are configured."""
     one, two = await pair(network)
