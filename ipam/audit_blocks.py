@@ -92,7 +92,7 @@ def _use_problems(block: Block, inventory: Inventory, *, overlaps_another: bool)
         yield Problem(ProblemKind.UNKNOWN_OWNER, block.cidr, text, node=block.affinity)
     if block.affinity is None and block.is_empty(inventory.now):
         text = (
-            f"block {block.cidr} has no owner and nobody uses it, so no node can claim it; "
+            f"block {block.cidr} has no owner and nobody uses it, so it waits until a node finds no other block; "
             f"{'settle first which of the overlapping blocks stays' if overlaps_another else 'delete it with --fix'}"
         )
         yield Problem(ProblemKind.UNUSED_BLOCK, block.cidr, text, repairable=not overlaps_another, cidr=block.cidr)
