@@ -117,7 +117,8 @@ def accept(route: LearnedRoute, context: PolicyContext) -> Rejection | None:
     whole and borrowed addresses one by one, so it could only draw in what is another's. An address a local workload
     holds is never accepted from outside, nor is anything that would draw in the host's own subnets.
     """
-    rules = context.rules_by_peer.get(route.peer)
+    # What is empty is not looked into here and below: hashing an address takes long, and most hosts have no rules.
+    rules = context.rules_by_peer.get(route.peer) if context.rules_by_peer else None
     action = verdict(rules, route.prefix, route.communities) if rules else None
     if action is Action.REJECT:
         return Rejection.FILTERED
@@ -143,7 +144,11 @@ def _check_prefix(prefix: IPNetwork, context: PolicyContext, subnets: tuple[IPNe
         return Rejection.OWN_PREFIX
     if prefix.prefixlen < prefix.max_prefixlen and context.own_blocks.covers(prefix):
         return Rejection.INSIDE_OWN_BLOCK
-    if prefix.prefixlen and any(subnet.version == prefix.version and subnet.overlaps(prefix) for subnet in subnets):
+    if (
+        subnets
+        and prefix.prefixlen
+        and any(subnet.version == prefix.version and subnet.overlaps(prefix) for subnet in subnets)
+    ):
         return Rejection.HOST_SUBNET
     return None
 

@@ -150,11 +150,13 @@ class AdjRibIn:
 
     def routes(self) -> dict[IPNetwork, tuple[LearnedRoute, ...]]:
         """Return everything known of the configured peers, stale or not, by prefix."""
-        by_prefix: dict[IPNetwork, tuple[LearnedRoute, ...]] = {}
-        for rib in self._peers.values():
-            if rib.restart_time_seconds is None:
-                continue
-            for prefix, route in rib.routes.items():
+        first, *others = sorted(
+            (rib.routes for rib in self._peers.values() if rib.restart_time_seconds is not None), key=len, reverse=True
+        ) or ({},)
+        # The peer with the most routes comes first: most prefixes are looked up once then, or never again.
+        by_prefix: dict[IPNetwork, tuple[LearnedRoute, ...]] = dict(zip(first, zip(first.values()), strict=True))
+        for routes in others:
+            for prefix, route in routes.items():
                 by_prefix[prefix] = (*by_prefix.get(prefix, ()), route)
         return by_prefix
 

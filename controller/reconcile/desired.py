@@ -56,23 +56,23 @@ def learned_routes(
     The device is that of the subnet the next hop lies in; several equal paths become one ECMP route.
     """
     subnets = tuple(interfaces)
-    hop_of: dict[IPAddress, NextHop | None] = {}
+    hops_of: dict[IPAddress, tuple[NextHop, ...]] = {}
     routes: dict[IPNetwork, KernelRoute] = {}
     unresolved: list[Unresolved] = []
     for prefix, paths in best_of.items():
-        hops = []
-        for gateway in dict.fromkeys(path.next_hop for path in paths):
-            if gateway not in hop_of:
+        hops: tuple[NextHop, ...] = ()
+        for gateway in [paths[0].next_hop] if len(paths) == 1 else dict.fromkeys(path.next_hop for path in paths):
+            found = hops_of.get(gateway)
+            if found is None:
                 index = device_of(gateway, subnets)
-                hop_of[gateway] = None if index is None else NextHop(gateway, index)
-            hop = hop_of[gateway]
-            if hop is None:
+                found = hops_of[gateway] = () if index is None else (NextHop(gateway, index),)
+            if not found:
                 unresolved.append(Unresolved(prefix, gateway))
-            else:
-                hops.append(hop)
+            hops = hops + found if hops else found  # routes of one next hop share it
+        if len(hops) > 1:
+            hops = tuple(sorted(hops, key=lambda hop: (int(hop.gateway or 0), hop.link_index)))
         if hops:
-            hops.sort(key=lambda hop: (int(hop.gateway or 0), hop.link_index))
-            routes[prefix] = KernelRoute(prefix, RouteKind.UNICAST, tuple(hops))
+            routes[prefix] = KernelRoute(prefix, RouteKind.UNICAST, hops)
     return routes, tuple(unresolved)
 
 
