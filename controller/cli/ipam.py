@@ -130,7 +130,7 @@ def configure_command(connection: Connection, /, *, dry_run: bool, **options: bo
 @click.option("--name", metavar="POOL", help="The pool's name.")
 @click.option("--cidr", metavar="CIDR", callback=_parsed(ipaddress.ip_network), help="The pool's range, instead.")
 @pass_connection
-@examples("tortiectl ipam split 4 --name=default", "tortiectl ipam split 2 --cidr=10.244.0.0/16")
+@examples("tortiectl ipam split 4 --name=default-ipv4", "tortiectl ipam split 2 --cidr=10.244.0.0/16")
 def split(connection: Connection, number: int, name: str | None, cidr: IPNetwork | None) -> None:
     """Split a pool into NUMBER (2, 4, 8, 16 or 32) equal pools, named split-POOL-0 and so on.
 
