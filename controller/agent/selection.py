@@ -64,7 +64,8 @@ class Selection:
         self._held = held
         seen = self._seen
         new = {prefix: routes for prefix, routes in learned.items() if seen.get(prefix) != routes}
-        self._forget(new)
+        if len(seen) + len(new) > len(learned):  # else each of them is seen for the first time
+            self._forget(new)
         seen.update(new)
         if len(seen) > len(learned):
             self._forget([prefix for prefix in seen if prefix not in learned])
@@ -124,6 +125,8 @@ class Selection:
                     good.append(route)
                 else:
                     self._refused.setdefault(prefix, []).append((route.peer, reason))
-            if good:
+            if len(good) == 1:  # as for nearly every prefix
+                accepted[prefix] = (good[0],)
+            elif good:
                 accepted[prefix] = best(good, external=external, reachable=reachable)
         return accepted
