@@ -99,6 +99,15 @@ class Settings(BaseSettings):
     mtu_bytes: int = Field(
         default=0, ge=0, le=65535, description="MTU of workload links in bytes; 0 takes the uplink's"
     )
+    docker_plugin_socket: Path | None = Field(
+        default=None,
+        description="socket of the libnetwork drivers, /run/docker/plugins/tortie.sock for dockerd to find them; none "
+        "serves no dockerd",
+    )
+    docker_state_path: Path = Field(
+        default=Path("/var/lib/tortie/docker.json"),
+        description="file of the networks that this host's dockerd has created",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severity that is logged: debug, info, warning or error"
     )

@@ -28,9 +28,12 @@ from controller.assignment.assigner import Assigner
 from controller.cni.backend import WorkloadBackend
 from controller.cni.server import serve
 from controller.datamodel import keys
+from controller.docker.firewall import Firewall
+from controller.docker.plugin import DockerPlugin
 from controller.errors import TortieError
 from controller.kernel.addresses import interface_addresses, uplink_mtu
 from controller.kernel.connections import KernelConnections
+from controller.kernel.lent_links import LentLinks
 from controller.kernel.links import KernelLinks
 from controller.kernel.monitor import KernelChange, KernelMonitor
 from controller.kernel.neighbours import KernelEndpoints
@@ -46,11 +49,13 @@ from controller.store.opening import StoreSettings, open_store
 
 if TYPE_CHECKING:
     import socket
+    from pathlib import Path
 
     from controller.agent.api import Status
     from controller.datamodel.records import Node
     from controller.ports import Store
     from controller.settings import Settings
+    from ipam.pool import Pool
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +83,7 @@ class Agent:
         self._assigner = Assigner(store, node.name, time.time, labels=node.labels)
         self._fib = KernelFib()
         self._kernel_links = KernelLinks()
+        self._lent_links = LentLinks()
         self._links = WorkloadLinks(self._kernel_links)
         self._endpoints = KernelEndpoints()
         self._connections = KernelConnections()
@@ -152,6 +158,8 @@ class Agent:
             tasks.create_task(self._routing.run(), name="routing")
             tasks.create_task(self._programmer.run(), name="programmer")
             tasks.create_task(serve(listener, self._settings.cni_socket, self._workloads), name="cni")
+            if self._settings.docker_plugin_socket is not None:
+                tasks.create_task(self._serve_docker(self._settings.docker_plugin_socket), name="docker")
             tasks.create_task(self._publisher.run(), name="endpoints")
             tasks.create_task(self._collect(), name="collection")
             tasks.create_task(self._announce_readiness(), name="readiness")
@@ -224,6 +232,27 @@ class Agent:
         await self._assigning.wait()
         await self._collector.run()
 
+    async def _serve_docker(self, path: Path) -> None:
+        """Serve dockerd as soon as it is known what the node holds."""
+        await self._assigning.wait()
+        plugin = DockerPlugin(
+            socket_path=path,
+            state_path=self._settings.docker_state_path,
+            addresses=self._assigner,
+            pools=self._pools,
+            links=self._links,
+            lend=self._lent_links.lend,
+            routes=self._programmer,
+            packet_filter=Firewall(),
+            alone=self._workloads.alone,
+            default_mtu_bytes=lambda: self._mtu_bytes,
+        )
+        await plugin.run()
+
+    def _pools(self) -> tuple[Pool, ...] | None:
+        cluster = self._routing.cluster
+        return None if cluster is None else tuple(pool for pool, _ in cluster.pools.values())
+
     async def _listen(self) -> None:
         async for event in self._speaker.events():
             self._routing.learn_event(event)
@@ -271,6 +300,7 @@ class Agent:
         self._links.close()
         self._programmer.close()
         self._kernel_links.close()
+        self._lent_links.close()
         self._endpoints.close()
         self._connections.close()
         self._fib.close()

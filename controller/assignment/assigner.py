@@ -25,6 +25,7 @@ from controller.datamodel import keys
 from controller.errors import ConflictError, RefusedError, StoreUnavailable, TortieError, TransientError
 from ipam.plan import Plan, plan_assign, plan_release, plan_release_addresses, plan_return
 from ipam.request import Assignment, AssignRequest
+from ipam.take_over import plan_take_over
 from ipam.view import View
 
 if TYPE_CHECKING:
@@ -96,6 +97,14 @@ class Assigner:
 
         def planner(view: View, now: float) -> Plan:
             return plan_assign(view, request, now=now)
+
+        return Assignment(request.handle, await self._submit(planner))
+
+    async def take_over(self, request: AssignRequest, lender: str) -> Assignment:
+        """As `assign`, but the addresses asked for are had too from handles of this node that begin with `lender`."""
+
+        def planner(view: View, now: float) -> Plan:
+            return plan_take_over(view, request, lender, now=now)
 
         return Assignment(request.handle, await self._submit(planner))
 

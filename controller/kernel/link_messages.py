@@ -19,6 +19,7 @@ from controller.kernel.netlink import (
     nested,
 )
 from controller.kernel.route_messages import (
+    RT_SCOPE_HOST,
     RT_SCOPE_LINK,
     RT_SCOPE_UNIVERSE,
     RT_TABLE_MAIN,
@@ -170,6 +171,15 @@ def host_address(index: int, address: IPAddress) -> Request:
     return Request(RTM_NEWADDR, _CREATE_OR_REPLACE, _address_body(index, address, address.max_prefixlen, flags))
 
 
+def gateway_address(index: int, gateway: IPAddress) -> Request:
+    """Return the request that has the host answer for a workload's gateway on its end of the link.
+
+    An IPv4 address of host scope is never the source of what the host sends; IPv6 knows a link-local one by itself.
+    """
+    body = _address_body(index, gateway, gateway.max_prefixlen, _IFA_F_NODAD, RT_SCOPE_HOST)
+    return Request(RTM_NEWADDR, _CREATE_OR_REPLACE, body)
+
+
 def address_removal(index: int, address: IPAddress, prefix_length: int) -> Request:
     """Return the request that takes an address from a link."""
     return Request(RTM_DELADDR, 0, _address_body(index, address, prefix_length, 0))
@@ -215,8 +225,10 @@ def _route_head(address: IPAddress, prefix_length: int, scope: int) -> bytes:
     return RTMSG.pack(family(address), prefix_length, 0, 0, RT_TABLE_MAIN, ROUTE_PROTOCOL, scope, RTN_UNICAST, 0)
 
 
-def _address_body(index: int, address: IPAddress, prefix_length: int, flags: int) -> bytes:
-    head = IFADDRMSG.pack(family(address), prefix_length, flags, RT_SCOPE_UNIVERSE, index)
+def _address_body(
+    index: int, address: IPAddress, prefix_length: int, flags: int, scope: int = RT_SCOPE_UNIVERSE
+) -> bytes:
+    head = IFADDRMSG.pack(family(address), prefix_length, flags, scope, index)
     return head + attribute(IFA_LOCAL, address.packed) + attribute(IFA_ADDRESS, address.packed)
 
 

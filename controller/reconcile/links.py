@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,10 +39,14 @@ class WorkloadLinks:
 
     async def wire(self, namespace_descriptor: int, link: WorkloadLink) -> int:
         """Make the link and return its index; raises as `Links.wire` does."""
+        return await self.make(link.host_name, partial(self._links.wire, namespace_descriptor, link))
+
+    async def make(self, host_name: str, make: Callable[[], int]) -> int:
+        """Make a link of this name in another way than `wire` does, and return the index that `make` returns."""
 
         def work() -> int:
-            index = self._links.wire(namespace_descriptor, link)
-            loop.call_soon_threadsafe(self._record, link.host_name, index)
+            index = make()
+            loop.call_soon_threadsafe(self._record, host_name, index)
             return index
 
         loop = asyncio.get_running_loop()

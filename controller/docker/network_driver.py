@@ -1,0 +1,317 @@
+"""The network driver: networks, endpoints, their links and their published ports.
+
+A container's link is made in `Join` and taken into the sandbox by dockerd, which sets it up as the answer says; from
+then on it is a workload link as any other. `DeleteEndpoint` leaves the addresses held: dockerd releases them in a call
+of its own right after, and freed twice they could be another container's the second time.
+
+Every call may come again, late or not at all; what ends something succeeds where there is nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from controller.docker.ports import occupied, publish
+from controller.docker.requests import parse_bindings, parse_endpoint, parse_network
+from controller.docker.ruleset import ruleset
+from controller.docker.values import REQUESTED, Endpoint, endpoint_mac, link_name
+from controller.errors import RefusedError
+from controller.ports import WorkloadLink
+from controller.reconcile.desired import workload_route
+from ipam.request import AssignRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+    from contextlib import AbstractAsyncContextManager
+
+    from controller.docker.address_driver import Addresses
+    from controller.docker.requests import Fields
+    from controller.docker.state import DriverState
+    from controller.docker.values import Network
+    from controller.ports import KernelRoute
+    from ipam.address import IPAddress
+
+log = logging.getLogger(__name__)
+
+_LINK_PREFIX = "eth"
+_NEXT_HOP_ROUTE = 0
+_CONNECTED_ROUTE = 1
+
+
+class LinkWork(Protocol):
+    """Makes and removes links without holding the event loop, and knows which there are."""
+
+    async def make(self, host_name: str, make: Callable[[], int]) -> int:
+        """Make a link of this name and return the index that `make` returns."""
+        ...
+
+    async def unwire(self, host_name: str) -> None:
+        """Remove the link; one that is gone is no error."""
+        ...
+
+    @property
+    def index_of(self) -> Mapping[str, int]:
+        """The index of each link that exists, by its name."""
+        ...
+
+
+class RouteWork(Protocol):
+    """Puts routes into the kernel without holding the event loop."""
+
+    async def program(self, routes: Collection[KernelRoute]) -> None:
+        """Add the routes to those the kernel has; raises `KernelRefused` if it refuses one."""
+        ...
+
+
+class PacketFilter(Protocol):
+    """The host's packet filter."""
+
+    async def apply(self, ruleset: str) -> None:
+        """Make our table be as the text says, all at once."""
+        ...
+
+    async def let_through(self, version: int) -> None:
+        """Have dockerd's filter of this IP version let our links through."""
+        ...
+
+
+class NetworkDriver:
+    """Answers the calls of `NetworkDriver`.
+
+    `lend` makes a link whose far end stays with us until dockerd takes it, and returns its index; `alone` holds back
+    every other call for a link, by its name; `default_mtu_bytes` gives the MTU of networks that set none.
+    """
+
+    def __init__(
+        self,
+        *,
+        addresses: Addresses,
+        links: LinkWork,
+        lend: Callable[[WorkloadLink, tuple[IPAddress, ...]], int],
+        routes: RouteWork,
+        packet_filter: PacketFilter,
+        state: DriverState,
+        alone: Callable[[str], AbstractAsyncContextManager[None]],
+        default_mtu_bytes: Callable[[], int],
+    ) -> None:
+        self._addresses = addresses
+        self._links = links
+        self._lend = lend
+        self._routes = routes
+        self._packet_filter = packet_filter
+        self._state = state
+        self._alone = alone
+        self._default_mtu_bytes = default_mtu_bytes
+        self._publishing = asyncio.Lock()
+        self._applied: str | None = None
+
+    async def create_network(self, fields: Fields) -> dict[str, object]:
+        """Keep the network; one of this id that is there is kept as the call describes it."""
+        network = parse_network(fields, self._state.free_number(fields.identifier("NetworkID")))
+        self._state.keep_network(network)
+        log.info("docker network created", extra=_network_fields(network))
+        return {}
+
+    async def delete_network(self, fields: Fields) -> dict[str, object]:
+        """Forget the network, and end the endpoints that are left of it."""
+        network_id = fields.identifier("NetworkID")
+        for endpoint in list(self._state.endpoints.values()):
+            if endpoint.network_id == network_id:
+                self._state.keep_endpoint(replace(endpoint, given_up=True))
+                await self._end(endpoint.endpoint_id)
+        self._state.forget_network(network_id)
+        log.info("docker network deleted", extra={"network": network_id})
+        return {}
+
+    async def create_endpoint(self, fields: Fields) -> dict[str, object]:
+        """Make the addresses the endpoint's, and return its MAC address unless the call has one."""
+        request = parse_endpoint(fields)
+        self._state.network(request.network_id)
+        host_name = link_name(request.endpoint_id)
+        mac = request.mac or endpoint_mac(request.endpoint_id)
+        endpoint = Endpoint(request.network_id, request.endpoint_id, request.addresses, mac)
+        async with self._alone(host_name):
+            present = self._state.endpoints.get(endpoint.endpoint_id)
+            if present is not None and _identity(present) != _identity(endpoint):
+                raise RefusedError(
+                    f"endpoint {endpoint.endpoint_id[:12]} exists with {', '.join(map(str, present.addresses))} and "
+                    f"{present.mac}; delete it first"
+                )
+            await self._addresses.take_over(_assign_request(endpoint), REQUESTED)
+            if present is None:
+                self._state.keep_endpoint(endpoint)
+            await self._refresh_filter()
+        return {"Interface": {} if request.mac else {"MacAddress": mac}}
+
+    async def join(self, fields: Fields) -> dict[str, object]:
+        """Make the endpoint's link and routes, and tell dockerd how to set up the end that it takes."""
+        endpoint_id = fields.identifier("EndpointID")
+        async with self._alone(link_name(endpoint_id)):
+            endpoint = self._state.endpoint(endpoint_id)
+            network = self._state.network(endpoint.network_id)
+            versions = [address.version for address in endpoint.addresses]
+            for version in versions:
+                await self._packet_filter.let_through(version)
+            link = WorkloadLink(
+                host_name=endpoint.host_name,
+                container_name=endpoint.lent_name,
+                container_mac=endpoint.mac,
+                addresses=endpoint.addresses,
+                mtu_bytes=network.mtu_bytes or self._default_mtu_bytes(),
+            )
+            gateways = tuple(network.gateway(version) for version in versions)
+            try:
+                index = await self._links.make(link.host_name, partial(self._lend, link, gateways))
+                await self._routes.program([workload_route(address, index) for address in link.addresses])
+            except Exception:
+                await self._links.unwire(link.host_name)
+                raise
+        log.info("docker endpoint attached", extra=_endpoint_fields(endpoint))
+        return _join_answer(endpoint, network)
+
+    async def leave(self, fields: Fields) -> dict[str, object]:
+        """Remove the endpoint's link."""
+        host_name = link_name(fields.identifier("EndpointID"))
+        async with self._alone(host_name):
+            await self._links.unwire(host_name)
+        return {}
+
+    async def delete_endpoint(self, fields: Fields) -> dict[str, object]:
+        """Forget the endpoint and what it had; its addresses are free once dockerd has released them too."""
+        await self._end(fields.identifier("EndpointID"))
+        return {}
+
+    async def publish(self, fields: Fields) -> dict[str, object]:
+        """Have the ports of the call reach the endpoint, and no others."""
+        bindings = parse_bindings(fields)
+        endpoint_id = fields.identifier("EndpointID")
+        async with self._alone(link_name(endpoint_id)):
+            endpoint = self._state.endpoint(endpoint_id)
+            others = {
+                each.endpoint_id: each.published for each in self._state.endpoints.values() if each is not endpoint
+            }
+            had = frozenset(endpoint.published)
+            published = publish(bindings, others, lambda wanted: None if wanted in had else occupied(wanted))
+            await self._publish(endpoint, replace(endpoint, published=published))
+        if published:
+            log.info("docker ports published", extra=_endpoint_fields(self._state.endpoint(endpoint_id)))
+        return {}
+
+    async def unpublish(self, fields: Fields) -> dict[str, object]:
+        """Have no port reach the endpoint."""
+        endpoint_id = fields.identifier("EndpointID")
+        async with self._alone(link_name(endpoint_id)):
+            endpoint = self._state.endpoints.get(endpoint_id)
+            if endpoint is not None:
+                await self._publish(endpoint, replace(endpoint, published=()))
+        return {}
+
+    async def describe(self, _fields: Fields) -> dict[str, object]:
+        """Return what dockerd shows of an endpoint beside what it knows itself: nothing."""
+        return {"Value": {}}
+
+    async def resync(self) -> None:
+        """Make the packet filter right again, whatever became of it, and forget endpoints that nothing is left of."""
+        holders = self._addresses.holders()
+        held = {holder.handle for holder in holders.values()}
+        for endpoint in list(self._state.endpoints.values()):
+            async with self._alone(endpoint.host_name):
+                if endpoint.handle not in held and endpoint.host_name not in self._links.index_of:
+                    self._state.forget_endpoint(endpoint.endpoint_id)
+                    log.info("docker endpoint forgotten: nothing is left of it", extra=_endpoint_fields(endpoint))
+        self._applied = None
+        await self._refresh_filter()
+        for version in {address.version for each in self._state.endpoints.values() for address in each.addresses}:
+            await self._packet_filter.let_through(version)
+
+    async def _end(self, endpoint_id: str) -> None:
+        host_name = link_name(endpoint_id)
+        async with self._alone(host_name):
+            await self._links.unwire(host_name)
+            endpoint = self._state.endpoints.get(endpoint_id)
+            if endpoint is None:
+                return
+            if endpoint.given_up:
+                await self._addresses.release(endpoint.handle)
+            self._state.forget_endpoint(endpoint_id)
+            await self._refresh_filter()
+        log.info("docker endpoint detached", extra=_endpoint_fields(endpoint))
+
+    async def _publish(self, before: Endpoint, after: Endpoint) -> None:
+        """Keep the endpoint with other ports; on an error it has those of before."""
+        self._state.keep_endpoint(after)
+        try:
+            await self._refresh_filter()
+        except BaseException:
+            self._state.keep_endpoint(before)
+            raise
+
+    async def _refresh_filter(self) -> None:
+        """Have the table as the state is."""
+        async with self._publishing:
+            wanted = ruleset(self._state.endpoints.values(), self._state.networks)
+            if wanted != self._applied:
+                self._applied = None
+                await self._packet_filter.apply(wanted)
+                self._applied = wanted
+
+
+def _identity(endpoint: Endpoint) -> tuple[object, ...]:
+    return endpoint.network_id, frozenset(endpoint.addresses), endpoint.mac
+
+
+def _assign_request(endpoint: Endpoint) -> AssignRequest:
+    return AssignRequest(
+        handle=endpoint.handle,
+        workload=endpoint.endpoint_id[:12],
+        namespace="docker",
+        interface=endpoint.host_name,
+        versions=tuple(address.version for address in endpoint.addresses),
+        addresses=endpoint.addresses,
+    )
+
+
+def _join_answer(endpoint: Endpoint, network: Network) -> dict[str, object]:
+    """Return the answer to `Join`: each gateway is directly on the link, and all else lies behind it.
+
+    A default route as a static route alone is refused by dockerd 28, and a gateway alone lies in no subnet of the
+    container's. A container of an internal network has a route to its pool in place of a default route.
+    """
+    answer: dict[str, object] = {"InterfaceName": {"SrcName": endpoint.lent_name, "DstPrefix": _LINK_PREFIX}}
+    routes: list[dict[str, object]] = []
+    for address in endpoint.addresses:
+        gateway = network.gateway(address.version)
+        routes.append(
+            {"Destination": f"{gateway}/{gateway.max_prefixlen}", "RouteType": _CONNECTED_ROUTE, "NextHop": ""}
+        )
+        if network.internal:
+            routes += [
+                {"Destination": str(cidr), "RouteType": _NEXT_HOP_ROUTE, "NextHop": str(gateway)}
+                for cidr in network.cidrs
+                if cidr.version == address.version
+            ]
+        else:
+            answer["Gateway" if address.version == 4 else "GatewayIPv6"] = str(gateway)  # noqa: PLR2004  the IP version
+    return {**answer, "StaticRoutes": routes}
+
+
+def _network_fields(network: Network) -> dict[str, object]:
+    return {
+        "network": network.network_id,
+        "pools": [str(cidr) for cidr in network.cidrs],
+        "internal": network.internal,
+        "gateway": str(network.ipv4_gateway),
+    }
+
+
+def _endpoint_fields(endpoint: Endpoint) -> dict[str, object]:
+    return {
+        "handle": endpoint.handle,
+        "link": endpoint.host_name,
+        "addresses": [str(address) for address in endpoint.addresses],
+        "ports": [f"{each.host_port}:{each.port}/{each.protocol.name.lower()}" for each in endpoint.published],
+    }

@@ -1,0 +1,101 @@
+"""Both drivers on one socket, and the loop that keeps the packet filter right."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from typing import TYPE_CHECKING, Final
+
+from controller.docker.address_driver import AddressDriver
+from controller.docker.network_driver import NetworkDriver
+from controller.docker.server import PluginServer
+from controller.docker.state import DriverState
+from controller.errors import TortieError
+from controller.private_socket import listening
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    from controller.docker.address_driver import Addresses
+    from controller.docker.network_driver import LinkWork, PacketFilter, RouteWork
+    from controller.ports import WorkloadLink
+    from ipam.address import IPAddress
+    from ipam.pool import Pool
+
+log = logging.getLogger(__name__)
+
+#: How often the packet filter is made right without any hint, in seconds.
+_RESYNC_SECONDS: Final = 60.0
+
+
+class DockerPlugin:
+    """What dockerd finds at the socket; for the parts see `NetworkDriver` and `AddressDriver`."""
+
+    def __init__(
+        self,
+        *,
+        socket_path: Path,
+        state_path: Path,
+        addresses: Addresses,
+        pools: Callable[[], Collection[Pool] | None],
+        links: LinkWork,
+        lend: Callable[[WorkloadLink, tuple[IPAddress, ...]], int],
+        routes: RouteWork,
+        packet_filter: PacketFilter,
+        alone: Callable[[str], AbstractAsyncContextManager[None]],
+        default_mtu_bytes: Callable[[], int],
+    ) -> None:
+        self._socket_path = socket_path
+        self._state = DriverState(state_path)
+        self._networks = NetworkDriver(
+            addresses=addresses,
+            links=links,
+            lend=lend,
+            routes=routes,
+            packet_filter=packet_filter,
+            state=self._state,
+            alone=alone,
+            default_mtu_bytes=default_mtu_bytes,
+        )
+        driver = AddressDriver(addresses=addresses, pools=pools, state=self._state)
+        self._server = PluginServer(
+            {
+                "/IpamDriver.RequestPool": driver.request_pool,
+                "/IpamDriver.RequestAddress": driver.request_address,
+                "/IpamDriver.ReleaseAddress": driver.release_address,
+                "/NetworkDriver.CreateNetwork": self._networks.create_network,
+                "/NetworkDriver.DeleteNetwork": self._networks.delete_network,
+                "/NetworkDriver.CreateEndpoint": self._networks.create_endpoint,
+                "/NetworkDriver.EndpointOperInfo": self._networks.describe,
+                "/NetworkDriver.DeleteEndpoint": self._networks.delete_endpoint,
+                "/NetworkDriver.Join": self._networks.join,
+                "/NetworkDriver.Leave": self._networks.leave,
+                "/NetworkDriver.ProgramExternalConnectivity": self._networks.publish,
+                "/NetworkDriver.RevokeExternalConnectivity": self._networks.unpublish,
+            }
+        )
+
+    async def run(self) -> None:
+        """Serve until cancelled; networks, links and published ports stay as they are then.
+
+        The node's addresses must be known. Raises `PermanentError` for a state that cannot be read, `RefusedError` when
+        the socket cannot be had.
+        """
+        self._state.load()
+        with listening(self._socket_path) as listener:
+            await self._server.start(listener)
+            try:
+                await self._keep_right()
+            finally:
+                await self._server.stop()
+
+    async def _keep_right(self) -> None:
+        while True:
+            try:
+                await self._networks.resync()
+            except TortieError as error:
+                log.warning("the packet filter could not be made right", extra={"reason": str(error)})
+            await asyncio.sleep(_RESYNC_SECONDS * random.uniform(0.9, 1.1))  # noqa: S311  jitter

@@ -1,0 +1,88 @@
+"""Published ports and internal networks as one nftables table of ours; pure.
+
+A table of ours can redirect and drop, but not save what another table drops (nft(8), "verdict statement": accept ends
+its own chain only). So what dockerd's FORWARD policy would drop is let through elsewhere, see `firewall`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from controller.docker.ports import host_addresses
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from controller.docker.values import Endpoint, Network, Published
+    from ipam.address import IPAddress
+
+TABLE: Final = "tortie-docker"
+_FAMILY: Final = {4: "ip", 6: "ip6"}
+_NFPROTO: Final = {4: "ipv4", 6: "ipv6"}
+_LOOPBACK: Final = ("ip daddr 127.0.0.0/8 return", "ip6 daddr ::1 return")
+#: Shortly before dockerd's own, so that a port that both publish is ours: dockerd starts later than an agent may.
+_DESTINATION: Final = "dstnat - 5"
+_SOURCE: Final = "srcnat - 5"
+
+
+def ruleset(endpoints: Iterable[Endpoint], networks: Mapping[str, Network]) -> str:
+    """Return what makes the table be exactly for these endpoints, in one transaction of `nft -f`."""
+    translated: list[str] = []
+    hairpins: list[str] = []
+    barred: list[str] = []
+    for endpoint in sorted(endpoints, key=lambda each: each.endpoint_id):
+        network = networks.get(endpoint.network_id)
+        if network is not None and network.internal:
+            barred += _barred(endpoint, network)
+            continue
+        for published in endpoint.published:
+            translated += _translations(endpoint, published)
+        if endpoint.published:
+            # A container that calls itself at the host's address would refuse a packet from itself.
+            hairpins.append(f'iifname "{endpoint.host_name}" oifname "{endpoint.host_name}" masquerade')
+    begin = f"table inet {TABLE}\ndelete table inet {TABLE}\n"
+    if not (translated or barred):
+        return begin
+    chains = [
+        _chain("prerouting", f"nat hook prerouting priority {_DESTINATION}", translated),
+        # What is for loopback stays there: a container could not answer to it.
+        _chain("output", f"nat hook output priority {_DESTINATION}", [*_LOOPBACK, *translated]),
+        _chain("postrouting", f"nat hook postrouting priority {_SOURCE}", hairpins),
+        _chain("forward", "filter hook forward priority filter - 5", barred),
+    ]
+    return f"{begin}table inet {TABLE} {{\n{''.join(chains)}}}\n"
+
+
+def _chain(name: str, place: str, rules: list[str]) -> str:
+    lines = "".join(f"        {rule}\n" for rule in rules)
+    return f"    chain {name} {{\n        type {place}; policy accept;\n{lines}    }}\n"
+
+
+def _translations(endpoint: Endpoint, published: Published) -> Iterator[str]:
+    protocol = published.protocol.name.lower()
+    for address in endpoint.addresses:
+        if published.host_address is not None and published.host_address.version != address.version:
+            continue
+        family = _FAMILY[address.version]
+        meant = host_addresses(published)
+        anywhere = f"fib daddr type local meta nfproto {_NFPROTO[address.version]}"
+        where = anywhere if meant is None else f"{family} daddr {meant}"
+        target = f"{_bracketed(address)}:{published.port}"
+        yield f"{where} {protocol} dport {published.host_port} dnat {family} to {target}"
+
+
+def _bracketed(address: IPAddress) -> str:
+    return str(address) if address.version == 4 else f"[{address}]"  # noqa: PLR2004  the IP version
+
+
+def _barred(endpoint: Endpoint, network: Network) -> Iterator[str]:
+    """Yield the drops of everything that is forwarded between the endpoint and addresses outside its network's pool."""
+    for version in (4, 6):
+        own = [str(cidr) for cidr in network.cidrs if cidr.version == version]
+        family, inside = _FAMILY[version], f"{{ {', '.join(own)} }}"
+        if own:
+            yield f'iifname "{endpoint.host_name}" {family} daddr != {inside} drop'
+            yield f'oifname "{endpoint.host_name}" {family} saddr != {inside} drop'
+        else:
+            yield f'iifname "{endpoint.host_name}" meta nfproto {_NFPROTO[version]} drop'
+            yield f'oifname "{endpoint.host_name}" meta nfproto {_NFPROTO[version]} drop'
