@@ -49,7 +49,7 @@ def main(**flags: Any) -> None:  # noqa: ANN401  what click parsed; the settings
     try:
         settings = load({name: value for name, value in flags.items() if value is not None})
         logs.configure(settings.log_level)
-        _collect_garbage_rarely()
+        collect_garbage_rarely()
         sys.setswitchinterval(_THREAD_SWITCH_SECONDS)
         asyncio.run(_run(settings))
     except TortieError as error:
@@ -63,7 +63,7 @@ main.epilog = (
 )
 
 
-def _collect_garbage_rarely() -> None:
+def collect_garbage_rarely() -> None:
     """Let the garbage collector look at what is new, and hardly ever at everything.
 
     A look at everything stops the agent for 40 ms with 10,000 routes and for longer with more, and finds next to

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from controller.agent.main import collect_garbage_rarely
 from controller.store.consul_access import ConsulAccess
 from controller.store.consul_http import ConsulClient
 from tests.bench.harness import Benchmark, Better, Comparison, Figure, Sample
@@ -38,6 +39,7 @@ _NODES: Final = (1, 2, 4, 8, 16)
 
 @contextmanager
 def _sides() -> Iterator[dict[str, Sample]]:
+    collect_garbage_rarely()  # as the agent does
     with consul_server() as address, asyncio.Runner() as runner, workers(address, max(_NODES)) as spread:
         store = open_store(address)
         client = ConsulClient(ConsulAccess(address), timeout_seconds=5.0)
