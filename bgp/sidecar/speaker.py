@@ -52,8 +52,9 @@ def _start() -> None:
     from exabgp.application.main import main  # noqa: PLC0415 - see above
     from exabgp.reactor.asynchronous import ASYNC  # noqa: PLC0415 - see above
 
-    from bgp.sidecar import repairs  # noqa: PLC0415 - it imports ExaBGP
+    from bgp.sidecar import haste, repairs  # noqa: PLC0415 - they import ExaBGP
 
     ASYNC.LIMIT = _CHANGES_A_ROUND
     repairs.apply()
+    haste.apply()
     sys.exit(main())
