@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from ipam.errors import InvalidBlock
-from ipam.holder_index import HolderIndex
+from ipam.holder_index import HolderIndex, json_bytes
 from ipam.pool import check_block_size
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ _MAX_RECORD_BYTES: Final = 190_000
 #: What a record takes for each ordinal, and for each holder beside its texts, in bytes, rounded up.
 _ORDINAL_BYTES: Final = 20
 _HOLDER_BYTES: Final = 150
+#: What it takes for each ordinal that rests, beside the name it is kept for.
+_REST_BYTES: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,7 @@ class Block:
         It is the head of the free list, then what has rested longest; ordinals in `reserved` are passed over. A block
         whose record has no room for another holder lends nothing.
         """
-        if not self.has_room:
+        if not self.has_room(now):
             return None
         for ordinal in self.free:
             if not _is_in(ordinal, reserved):
@@ -140,18 +142,30 @@ class Block:
         allowed = (pair for pair in rested if not _is_in(pair[1], reserved))
         return min(allowed, default=(0.0, None))[1]
 
-    @property
-    def has_room(self) -> bool:
-        """Whether the block's record has room for another holder.
+    def has_room(self, now: float) -> bool:
+        """Tell whether the block's record has room for another holder.
 
         One of many addresses may be full before they are, and so may one whose holders have long names.
         """
         ordinal_bytes, holder_bytes = self.size * _ORDINAL_BYTES, self.in_use * _HOLDER_BYTES
-        return self._index.text_bytes + ordinal_bytes + holder_bytes < _MAX_RECORD_BYTES
+        rest_bytes = sum(
+            _REST_BYTES + json_bytes(rest.kept_for or "") for rest in self.resting.values() if rest.until > now
+        )
+        return self._index.text_bytes + ordinal_bytes + holder_bytes + rest_bytes < _MAX_RECORD_BYTES
 
-    def kept_for(self, full_name: str, reserved: Sequence[range] = ()) -> int | None:
+    def rested(self, now: float) -> Block:
+        """Return the block in which what has rested long enough is free, at the tail in the order in which it ended."""
+        ended = sorted((rest.until, ordinal) for ordinal, rest in self.resting.items() if rest.until <= now)
+        if not ended:
+            return self
+        ordinals = tuple(ordinal for _, ordinal in ended)
+        block = replace(self, free=(*self.free, *ordinals), resting=_leaving(self.resting, ordinals))
+        block._keep_index(self._index)  # noqa: SLF001  another block, the same class
+        return block
+
+    def kept_for(self, full_name: str, now: float, reserved: Sequence[range] = ()) -> int | None:
         """Return the ordinal that is remembered for a workload of this full name, if there is one to lend."""
-        if not self.has_room:
+        if not self.has_room(now):
             return None
         kept = (ordinal for ordinal, rest in self.resting.items() if rest.kept_for == full_name)
         return next((ordinal for ordinal in sorted(kept) if not _is_in(ordinal, reserved)), None)

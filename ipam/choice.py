@@ -49,7 +49,7 @@ def choose(view: View, request: AssignRequest, version: int, *, now: float) -> C
     pools = allowed_pools(view, request, version)
     own = [block for block in view.own_blocks() if block.version == version]
     choice = (
-        _remembered(view, request, own, pools)
+        _remembered(view, request, own, pools, now)
         or _own(view, own, pools, now)
         or _claimed(view, own, pools, now)
         or _reclaimed(view, own, pools, now)
@@ -99,12 +99,12 @@ def _covers(cidr: IPNetwork, address: IPAddress) -> bool:
     return cidr.version == address.version and address in cidr
 
 
-def _remembered(view: View, request: AssignRequest, own: list[Block], pools: list[Pool]) -> Choice | None:
+def _remembered(view: View, request: AssignRequest, own: list[Block], pools: list[Pool], now: float) -> Choice | None:
     if not request.sticky:
         return None
     others = [] if view.configuration.strict_affinity else _known_others(view, pools)
     for block in (*_inside(own, pools), *others):
-        ordinal = block.kept_for(request.full_name, view.reserved_in(block.cidr))
+        ordinal = block.kept_for(request.full_name, now, view.reserved_in(block.cidr))
         if ordinal is not None:
             return Choice(block, ordinal)
     return None

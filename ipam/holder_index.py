@@ -52,4 +52,9 @@ def _other_than(ordinals: tuple[int, ...], gone: Collection[int]) -> tuple[int, 
 
 def _text_bytes(holder: Holder) -> int:
     texts = (holder.handle, holder.node, holder.workload, holder.namespace, holder.interface)
-    return len(_ENCODER.encode("".join(texts)))
+    return json_bytes("".join(texts))
+
+
+def json_bytes(text: str) -> int:
+    """Return how long a text is in a record, quotes included."""
+    return len(_ENCODER.encode(text))

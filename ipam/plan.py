@@ -52,7 +52,8 @@ def plan_assign(view: View, request: AssignRequest, *, now: float) -> Plan:
     claims_from = set()
     for version in sorted(set(request.versions) - {address.version for address in addresses}):
         choice = choose(view, request, version, now=now)
-        written, address = choice.block.assign(request.holder(node=view.node, at=now), choice.ordinal)
+        holder = request.holder(node=view.node, at=now)
+        written, address = choice.block.rested(now).assign(holder, choice.ordinal)
         writes[choice.block.cidr] = written
         addresses.append(address)
         if choice.claimed_from is not None:
@@ -114,7 +115,7 @@ def _plan_releases(view: View, ordinals_by_cidr: Mapping[IPNetwork, tuple[int, .
             for ordinal in ordinals
             if (rest := rest_of(view.configuration, block.holders[ordinal], now)) is not None
         }
-        writes[cidr] = kept(block.release(ordinals, rests), now)
+        writes[cidr] = kept(block.rested(now).release(ordinals, rests), now)
         addresses += map(block.address_at, ordinals)
     return Plan(_ordered(addresses), writes)
 

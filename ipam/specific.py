@@ -21,7 +21,7 @@ def check_assignable(view: View, request: AssignRequest, block: Block, ordinal: 
             f"{address} is already assigned to {holder.full_name} on node {holder.node} (handle {holder.handle}); "
             f"request another address or remove that workload"
         )
-    if not block.has_room:
+    if not block.has_room(now):
         raise AddressUnavailable(
             f"{address} lies in block {block.cidr}, whose record has no room for another workload beside "
             f"{block.in_use}; request an address of another block"

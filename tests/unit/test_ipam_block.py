@@ -13,7 +13,7 @@ from controller.datamodel.blocks import decode_block, decode_share, encode_block
 from controller.errors import MalformedRecord
 from controller.ports import Version
 from controller.store.transaction import check_operations
-from ipam.block import Block, Holder
+from ipam.block import Block, Holder, Rest
 from ipam.errors import InvalidBlock
 
 CIDR = ipaddress.ip_network("10.1.2.64/29")
@@ -113,3 +113,20 @@ def test_two_of_the_largest_blocks_fit_into_one_transaction() -> None:
         assert block.in_use > 256
         operations += block_operations(block, block, version=Version(1), writer="n1")
     check_operations(operations)
+
+
+def test_a_block_whose_addresses_rest_stays_within_its_record() -> None:
+    """What rests under long names takes room too, and what has rested takes none: the block lends again by itself."""
+    cidr = ipaddress.ip_network("10.0.0.0/22")
+    block = Block.claimed(cidr, node="n1", at=0.0)
+    now, number = 0.0, 0
+    while (ordinal := block.next_free(now)) is not None:
+        holder = Holder(f"h{number}", "n1", "w" * 250, "d", "tt0", now, sticky=True)
+        block, _ = block.assign(holder, ordinal)
+        block = block.release((ordinal,), {ordinal: Rest(100.0, holder.full_name)})
+        number += 1
+    assert len(encode_block(block)) < 200_000
+    assert 300 < len(block.resting) < 1024
+    assert block.next_free(100.0) is not None
+    assert not block.rested(100.0).resting
+    block.rested(100.0).check()
