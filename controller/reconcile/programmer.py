@@ -14,6 +14,7 @@ the two threads share that memory is told in `route_table`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import random
@@ -39,6 +40,7 @@ _RESYNC_SECONDS: Final = 90.0
 _FIRST_RETRY_SECONDS: Final = 1.0
 _LAST_RETRY_SECONDS: Final = 60.0
 #: The loop rests as long as it worked, within these bounds: hints that come in a flood cost half of one CPU at most.
+#: Newly desired routes do not wait for that: who decides on them rests too.
 _SHORTEST_REST_SECONDS: Final = 0.005
 _LONGEST_REST_SECONDS: Final = 2.0
 
@@ -62,6 +64,7 @@ class RouteProgrammer:
         self._desired: DesiredRoutes | None = None
         self._programmed: dict[IPNetwork, KernelRoute] = {}
         self._wake = asyncio.Event()
+        self._set = asyncio.Event()
         self._told: dict[IPNetwork, KernelRoute | None] = {}
         self._changed = True
         self._resync = True
@@ -92,6 +95,7 @@ class RouteProgrammer:
         self._changed = True
         self.in_sync.clear()
         self._wake.set()
+        self._set.set()
 
     def kernel_changed(self) -> None:
         """Take note that the kernel's routes may not be what they were: they are read again soon."""
@@ -132,11 +136,12 @@ class RouteProgrammer:
             started = time.monotonic()
             await self._guarded_iteration()
             worked_seconds = time.monotonic() - started
-            await asyncio.sleep(min(max(worked_seconds, _SHORTEST_REST_SECONDS), _LONGEST_REST_SECONDS))
+            await self._rest(min(max(worked_seconds, _SHORTEST_REST_SECONDS), _LONGEST_REST_SECONDS))
 
     async def iterate(self) -> None:
         """Bring the kernel to what is desired now, once; without anything desired yet nothing is done."""
         self._wake.clear()
+        self._set.clear()
         if self._desired is None:
             return
         work = self._next_pass(self._desired)
@@ -196,6 +201,12 @@ class RouteProgrammer:
             log.warning("connections could not be flushed", extra={"addresses": len(moved), "reason": str(error)})
             return
         log.debug("connections flushed", extra={"addresses": len(moved), "connections": count})
+
+    async def _rest(self, seconds: float) -> None:
+        await asyncio.sleep(_SHORTEST_REST_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds - _SHORTEST_REST_SECONDS):
+                await self._set.wait()
 
     async def _until_due(self) -> None:
         if self._desired is None:
