@@ -71,13 +71,15 @@ class Session:
     ) -> Change | Ending | Flush | None:
         """Return the next step towards the texts wanted; a `Change` without peers, so that equal ones can be joined.
 
-        Withdrawals come first, End-of-RIB after everything it ends, and a leaving peer's queue is seen empty at last.
+        Announcements come before withdrawals: where a single address takes the place of its block, or the other way
+        round, traffic has a way at every moment. End-of-RIB comes after everything it ends, and a leaving peer's queue
+        is seen empty at last.
         """
         gone = {prefix: text for prefix, text in self.sent.items() if prefix not in wanted}
         new = {
             prefix: text for prefix, text in wanted.items() if prefix in self.unsure or self.sent.get(prefix) != text
         }
-        for announce, prefixes in ((False, gone), (True, new)):
+        for announce, prefixes in ((True, new), (False, gone)):
             if prefixes:
                 return self._first_change(address, prefixes, announce=announce)
         if leaving:

@@ -77,7 +77,11 @@ _CODES: tuple[tuple[type[Exception], ErrorCode, str], ...] = (
     (ipam_errors.UnknownPool, ErrorCode.UNKNOWN_POOL, "create the pool, or correct its name in the configuration"),
     (ipam_errors.PoolDisabled, ErrorCode.POOL_DISABLED, "enable the pool, or name another one in the configuration"),
     (ipam_errors.NoPool, ErrorCode.NO_POOL, "create or enable a pool that fits this node"),
-    (ipam_errors.PoolExhausted, ErrorCode.POOL_EXHAUSTED, "add a pool, or remove workloads that are not needed"),
+    (
+        ipam_errors.PoolExhausted,
+        ErrorCode.POOL_EXHAUSTED,
+        "the message names the ways out; existing containers are not affected",
+    ),
     (ipam_errors.AddressUnavailable, ErrorCode.ADDRESS_UNAVAILABLE, "ask for another address, or for none"),
     (ipam_errors.Refused, ErrorCode.IPAM_REFUSED, "correct the network configuration"),
     (StoreUnavailable, ErrorCode.TRY_AGAIN_LATER, "existing containers are not affected; try again when it answers"),

@@ -294,8 +294,12 @@ class RouteTable:
         for failure in failures:
             now[failure.prefix] = failure
             if known.get(failure.prefix) != failure:
-                log.warning(
-                    "the kernel refused a route", extra={"prefix": str(failure.prefix), "reason": failure.reason}
+                # A link that just went takes its route along before it is known to be gone.
+                level = logging.DEBUG if failure.error_number == errno.ENODEV else logging.WARNING
+                log.log(
+                    level,
+                    "the kernel refused a route",
+                    extra={"prefix": str(failure.prefix), "reason": failure.reason},
                 )
         self.failure_by_prefix = now
 

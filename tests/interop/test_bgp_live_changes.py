@@ -299,7 +299,7 @@ async def test_a_hundred_changes_of_peers_disturb_no_other_session_and_lose_no_a
             for offset in range(CHANGES_A_ROUND):
                 await changes.change(CHANGING[(CHANGES_A_ROUND * number + offset) % len(CHANGING)])
                 before = flow.announced
-                await agent.until(lambda before=before: flow.announced > before, "flowing")  # type: ignore[misc]
+                await agent.until(lambda before=before: flow.announced > before, "flowing")  # type: ignore[misc]  # mypy cannot type a default
             end = time.monotonic() + EFFECT_SECONDS
             while different := changes.not_in_effect():
                 assert time.monotonic() < end, different
