@@ -1,13 +1,15 @@
 """What ExaBGP 5.0.15 does once or more for every route, done in less time and with the same result.
 
-Measured with 10,000 routes of one peer: 160 ms of processor time in ExaBGP without these changes, and that is what a
-node waits for that joins. They replace attributes of ExaBGP's classes, as the repairs do.
+Measured without these changes: 10,000 routes of one peer take ExaBGP 160 ms of processor time, and that is what a node
+waits for that joins; of telling 1,000 prefixes to 50 peers, a third of the time is to sort them. The changes replace
+attributes of ExaBGP's classes, as the repairs do.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from exabgp.bgp.message.update.nlri.inet import INET
 from exabgp.bgp.message.update.nlri.nlri import NLRI
 from exabgp.logger import log
 from exabgp.logger.option import option
@@ -18,6 +20,7 @@ def apply() -> None:
     """Make every change; before ExaBGP starts, and once."""
     make_families_once()
     find_decoders_once()
+    index_prefixes_once()
     pass_over_debug_messages()
 
 
@@ -57,6 +60,20 @@ def find_decoders_once() -> None:
         return found.unpack_nlri(AFI.create(afi), SAFI.create(safi), *rest)
 
     NLRI.unpack_nlri = classmethod(unpack)
+
+
+def index_prefixes_once() -> None:
+    """Keep the index of a prefix with it: to sort the prefixes of one update, ExaBGP compares it ten times for each."""
+    index = INET.index
+
+    def kept_index(self: Any) -> bytes:  # noqa: ANN401 - ExaBGP's
+        kept = self.__dict__.get("kept_index")
+        if kept is None or kept[0] is not self.cidr or kept[1] is not self.path_info:
+            kept = self.kept_index = (self.cidr, self.path_info, index(self))
+        found: bytes = kept[2]
+        return found
+
+    INET.index = kept_index
 
 
 def pass_over_debug_messages() -> None:

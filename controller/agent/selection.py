@@ -115,7 +115,7 @@ class Selection:
         )
         external = frozenset(peer.address for peer in grounds.peers if peer.peer_as != peer.local_as)
         reachable = functools.cache(lambda next_hop: device_of(next_hop, grounds.interfaces) is not None)
-        accepted = {}
+        accepted: dict[IPNetwork, tuple[LearnedRoute, ...]] = {}
         for prefix, routes in learned.items():
             good = []
             for route in routes:

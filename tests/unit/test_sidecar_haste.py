@@ -9,6 +9,7 @@ PROGRAM = """
 import sys
 from exabgp.bgp.message.action import Action
 from exabgp.bgp.message.notification import Notify
+from exabgp.bgp.message.update.nlri.cidr import CIDR
 from exabgp.bgp.message.update.nlri.inet import INET
 from exabgp.bgp.message.update.nlri.nlri import NLRI
 from exabgp.logger import log
@@ -23,6 +24,8 @@ for _ in range(2):  # the second time what was kept is used
         nlri, rest = NLRI.unpack_nlri(afi, SAFI.unicast, data + b"rest", Action.ANNOUNCE, None)
         family = nlri.family()
         print(type(nlri).__name__, nlri.json(), nlri.index(), rest, family, family.afi_safi())
+        nlri.cidr = CIDR(bytes([10, 65, 0, 0]), 16)
+        print(nlri.index(), nlri == nlri, sorted([nlri, nlri]))
         print(family == INET(afi, SAFI.unicast, Action.ANNOUNCE).family(), nlri.as_dict())
     for value in (1, 2, 99):
         print(repr(AFI.create(value)), repr(SAFI.create(value)), int(AFI.create(value)), int(SAFI.create(value)))
