@@ -144,7 +144,12 @@ class NetworkDriver:
             await self._addresses.take_over(_assign_request(endpoint), REQUESTED)
             if present is None:
                 self._state.keep_endpoint(endpoint)
-            await self._refresh_filter()
+            try:
+                await self._refresh_filter()
+            except BaseException:
+                if present is None:
+                    self._state.forget_endpoint(endpoint.endpoint_id)
+                raise
         return {"Interface": {} if request.mac else {"MacAddress": mac}}
 
     async def join(self, fields: Fields) -> dict[str, object]:

@@ -20,9 +20,11 @@ TABLE: Final = "tortie-docker"
 _FAMILY: Final = {4: "ip", 6: "ip6"}
 _NFPROTO: Final = {4: "ipv4", 6: "ipv6"}
 _LOOPBACK: Final = ("ip daddr 127.0.0.0/8 return", "ip6 daddr ::1 return")
-#: Shortly before dockerd's own, so that a port that both publish is ours: dockerd starts later than an agent may.
-_DESTINATION: Final = "dstnat - 5"
-_SOURCE: Final = "srcnat - 5"
+#: Shortly before dockerd's own (netfilter_ipv4.h: -100, 100 and 0): one order, whoever wrote first. In numbers, since
+#: not every hook knows the names.
+_DESTINATION: Final = -105
+_SOURCE: Final = 95
+_FILTER: Final = -5
 
 
 def ruleset(endpoints: Iterable[Endpoint], networks: Mapping[str, Network]) -> str:
@@ -48,7 +50,7 @@ def ruleset(endpoints: Iterable[Endpoint], networks: Mapping[str, Network]) -> s
         # What is for loopback stays there: a container could not answer to it.
         _chain("output", f"nat hook output priority {_DESTINATION}", [*_LOOPBACK, *translated]),
         _chain("postrouting", f"nat hook postrouting priority {_SOURCE}", hairpins),
-        _chain("forward", "filter hook forward priority filter - 5", barred),
+        _chain("forward", f"filter hook forward priority {_FILTER}", barred),
     ]
     return f"{begin}table inet {TABLE} {{\n{''.join(chains)}}}\n"
 
