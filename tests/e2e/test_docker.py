@@ -140,7 +140,7 @@ def test_a_published_port_is_reached_from_a_third_host(
     docker: tuple[Lab, DockerHost, DockerHost], wait_until: Callable[..., None]
 ) -> None:
     """At the host's address, also from the host and from the container itself; with the container it ends."""
-    lab, one, two = docker
+    lab, one, _ = docker
     host_address = str(lab.layout().addresses(lab.layout().host("h1"))[0])
     url = f"http://{host_address}:8080/"
     serve(one, "web", "--net", "routed", "-p", "8080:80")
