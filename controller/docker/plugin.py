@@ -12,7 +12,7 @@ from controller.docker.network_driver import NetworkDriver
 from controller.docker.server import PluginServer
 from controller.docker.state import DriverState
 from controller.errors import TortieError
-from controller.private_socket import listening
+from controller.private_socket import bind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -85,12 +85,14 @@ class DockerPlugin:
         the socket cannot be had.
         """
         self._state.load()
-        with listening(self._socket_path) as listener:
+        listener = bind(self._socket_path)
+        try:
             await self._server.start(listener)
-            try:
-                await self._keep_right()
-            finally:
-                await self._server.stop()
+            await self._keep_right()
+        finally:
+            self._socket_path.unlink(missing_ok=True)  # before it is closed: while we listen nobody replaces it
+            await self._server.stop()
+            listener.close()
 
     async def _keep_right(self) -> None:
         while True:

@@ -55,20 +55,18 @@ class PluginServer:
         """Serve callers of the socket from now on."""
         application = web.Application()
         application.router.add_post("/{method}", self._answer)
-        self._runner = web.AppRunner(application, shutdown_timeout=1.0)
+        self._runner = web.AppRunner(application, shutdown_timeout=_STOP_SECONDS)
         await self._runner.setup()
         await web.SockSite(self._runner, listener).start()
 
     async def stop(self) -> None:
-        """Let work under way end, within a deadline, and close every connection."""
-        if self._works:
-            _, late = await asyncio.wait(self._works, timeout=_STOP_SECONDS)
-            for work in late:
-                log.warning("docker call is abandoned, the agent stops")
-                work.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        """Take no more calls, let those under way end, within a deadline, and close every connection."""
         if self._runner is not None:
             await self._runner.cleanup()
+        late = [work for work in self._works if work.cancel()]
+        if late:
+            log.warning("docker calls are abandoned, the agent stops", extra={"calls": len(late)})
+        await asyncio.gather(*late, return_exceptions=True)
 
     async def _answer(self, request: web.Request) -> web.Response:
         body = await request.read()

@@ -1,0 +1,185 @@
+"""What dockerd is answered: to real requests in their order, in any other, twice, at once, and after restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from controller.docker.ruleset import ruleset
+from controller.errors import PermanentError
+
+if TYPE_CHECKING:
+    from tests.contract.docker.conftest import Node
+
+NETWORK, ENDPOINT, OTHER = "a" * 64, "b" * 64, "c" * 64
+#: The methods that end something.
+ENDS = (
+    "/NetworkDriver.RevokeExternalConnectivity",
+    "/NetworkDriver.Leave",
+    "/NetworkDriver.DeleteEndpoint",
+    "/IpamDriver.ReleaseAddress",
+    "/IpamDriver.ReleasePool",
+    "/NetworkDriver.DeleteNetwork",
+)
+
+
+def web_port(host_port: int) -> dict[str, object]:
+    """Return the options that publish port 80."""
+    return {
+        "com.docker.network.portmap": [
+            {"Proto": 6, "IP": "", "Port": 80, "HostIP": "", "HostPort": host_port, "HostPortEnd": host_port}
+        ]
+    }
+
+
+async def create_network(node: Node, *, internal: bool = False) -> str:
+    """Create the network and return its pool's id."""
+    pool = await node.ask("/IpamDriver.RequestPool", AddressSpace="tortie-local", Pool="10.244.0.0/16")
+    await node.ask(
+        "/NetworkDriver.CreateNetwork",
+        NetworkID=NETWORK,
+        Options={"com.docker.network.internal": internal},
+        IPv4Data=[{"AddressSpace": "tortie-local", "Pool": pool["Pool"]}],
+    )
+    return str(pool["PoolID"])
+
+
+async def create_endpoint(node: Node, pool_id: str, endpoint_id: str = ENDPOINT) -> str:
+    """Create an endpoint and return its address."""
+    answer = await node.ask("/IpamDriver.RequestAddress", PoolID=pool_id)
+    interface = {"Address": answer["Address"]}
+    await node.ask("/NetworkDriver.CreateEndpoint", NetworkID=NETWORK, EndpointID=endpoint_id, Interface=interface)
+    return str(answer["Address"]).partition("/")[0]
+
+
+def nothing_is_left(node: Node) -> None:
+    """Check that no container has anything on the node."""
+    assert node.kernel.links == {}
+    assert node.kernel.ruleset == ruleset([], {})
+    assert node.assigner.holders() == {}
+    assert node.state()["networks"] == node.state()["endpoints"] == []
+
+
+async def test_recorded_calls_are_answered_as_recorded(node: Node, recorded: list[dict[str, Any]]) -> None:
+    """The same requests on the same node are answered the same, and in the end nothing is left."""
+    for each in recorded:
+        assert await node.call(each["path"], each["request"]) == (each["status"], each["answer"]), each
+    nothing_is_left(node)
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_recorded_calls_in_any_order_twice_and_at_once(
+    node: Node, recorded: list[dict[str, Any]], seed: int
+) -> None:
+    """Every call has an answer and no defect shows; once everything has been ended nothing is left."""
+    calls = [*recorded, *recorded]
+    random.Random(seed).shuffle(calls)  # noqa: S311  the same order for the same seed
+    at_once = asyncio.Semaphore(16)
+    got: list[str] = []
+
+    async def call(each: dict[str, Any]) -> None:
+        async with at_once:
+            status, answer = await node.call(each["path"], each["request"])
+        assert status == 200 or (status == 500 and "defect" not in answer["Err"] and answer["Err"]), (each, answer)
+        if each["path"] == "/IpamDriver.RequestAddress" and status == 200:
+            got.append(str(answer["Address"]).partition("/")[0])
+
+    await asyncio.gather(*map(call, calls))
+    wired = [address for link in node.kernel.links.values() for address in link.addresses]
+    assert len(wired) == len(set(wired))
+    holders = node.assigner.holders()
+    for link in node.kernel.links.values():
+        assert {holders[address].interface for address in link.addresses} == {link.host_name}
+
+    for each in (each for each in recorded if each["path"] in ENDS):
+        await node.call(each["path"], each["request"])
+    for address in got:
+        version = ipaddress.ip_address(address).version
+        await node.ask("/IpamDriver.ReleaseAddress", PoolID=f"tortie/{version}/", Address=address)
+    nothing_is_left(node)
+
+
+async def test_a_restart_in_between_changes_no_answer(node: Node, recorded: list[dict[str, Any]]) -> None:
+    """Whatever the agent must know of networks and endpoints outlives it, at any moment."""
+    for number, each in enumerate(recorded):
+        if number % 9 == 5:
+            await node.stop()
+            await node.start()
+        assert await node.call(each["path"], each["request"]) == (each["status"], each["answer"]), each
+    nothing_is_left(node)
+
+
+async def test_an_address_is_not_freed_by_the_end_of_its_endpoint_alone(node: Node) -> None:
+    """Between the two calls that end it nobody else can have it, or the second would take it from them."""
+    pool_id = await create_network(node)
+    address = await create_endpoint(node, pool_id)
+    await node.ask("/NetworkDriver.DeleteEndpoint", NetworkID=NETWORK, EndpointID=ENDPOINT)
+    assert address in await node.refused("/IpamDriver.RequestAddress", PoolID=pool_id, Address=address)
+    await node.ask("/IpamDriver.ReleaseAddress", PoolID=pool_id, Address=address)
+    await node.ask("/IpamDriver.RequestAddress", PoolID=pool_id, Address=address)
+
+
+async def test_a_late_release_takes_no_address_from_a_container(node: Node) -> None:
+    """The endpoint keeps its link and address; the address is free when the endpoint ends."""
+    pool_id = await create_network(node)
+    address = await create_endpoint(node, pool_id)
+    await node.ask("/NetworkDriver.Join", NetworkID=NETWORK, EndpointID=ENDPOINT)
+    await node.ask("/IpamDriver.ReleaseAddress", PoolID=pool_id, Address=address)
+    assert len(node.kernel.links) == 1
+    assert ipaddress.ip_address(address) in node.assigner.holders()
+    await node.ask("/NetworkDriver.DeleteEndpoint", NetworkID=NETWORK, EndpointID=ENDPOINT)
+    assert node.assigner.holders() == {}
+
+
+async def test_a_port_has_one_container(node: Node) -> None:
+    """The second is refused by name, and has the port as soon as the first has it no more."""
+    pool_id = await create_network(node)
+    for endpoint in (ENDPOINT, OTHER):
+        await create_endpoint(node, pool_id, endpoint)
+    publish = "/NetworkDriver.ProgramExternalConnectivity"
+    await node.ask(publish, EndpointID=ENDPOINT, Options=web_port(18080))
+    assert "18080" in await node.refused(publish, EndpointID=OTHER, Options=web_port(18080))
+    await node.ask(publish, EndpointID=ENDPOINT, Options=web_port(18080))
+    await node.ask("/NetworkDriver.RevokeExternalConnectivity", EndpointID=ENDPOINT)
+    await node.ask(publish, EndpointID=OTHER, Options=web_port(18080))
+    assert node.kernel.ruleset.count("18080") == 2  # from elsewhere, and from the host itself
+
+
+async def test_a_packet_filter_that_refuses_leaves_nothing_published(node: Node) -> None:
+    """The caller is told why, and the port can be had once the filter works."""
+    pool_id = await create_network(node)
+    await create_endpoint(node, pool_id)
+    publish = "/NetworkDriver.ProgramExternalConnectivity"
+    node.kernel.filter_error = PermanentError("no room")
+    assert "no room" in await node.refused(publish, EndpointID=ENDPOINT, Options=web_port(18081))
+    assert node.state()["endpoints"][0]["published"] == []
+    node.kernel.filter_error = None
+    await node.ask(publish, EndpointID=ENDPOINT, Options=web_port(18081))
+
+
+async def test_an_internal_network_is_barred_before_its_link_is_made(node: Node) -> None:
+    """The drops are there as soon as the endpoint is, and there is no default route but one to the pool."""
+    pool_id = await create_network(node, internal=True)
+    await create_endpoint(node, pool_id)
+    assert "ip daddr != { 10.244.0.0/16 } drop" in node.kernel.ruleset
+    answer = await node.ask("/NetworkDriver.Join", NetworkID=NETWORK, EndpointID=ENDPOINT)
+    assert "Gateway" not in answer
+    assert answer["StaticRoutes"][1]["Destination"] == "10.244.0.0/16"
+
+
+async def test_what_is_unknown_is_refused_with_a_way_out(node: Node) -> None:
+    """Networks and endpoints of nobody, pools that are not there, methods that no plugin need have."""
+    interface = {"Address": "10.244.0.1/32"}
+    text = await node.refused(
+        "/NetworkDriver.CreateEndpoint", NetworkID=NETWORK, EndpointID=ENDPOINT, Interface=interface
+    )
+    assert "create it again" in text
+    assert "restart its container" in await node.refused("/NetworkDriver.Join", EndpointID=ENDPOINT)
+    text = await node.refused("/IpamDriver.RequestPool", AddressSpace="tortie-local", Pool="10.9.0.0/16")
+    assert "ipv4 (10.244.0.0/16)" in text
+    assert (await node.call("/NetworkDriver.AllocateNetwork", {}))[0] == 404
+    assert (await node.call("/NetworkDriver.Leave", None))[0] == 500
