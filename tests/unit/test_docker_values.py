@@ -1,0 +1,157 @@
+"""Gateways, ports and rules of Docker's networks, and what is kept of them."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from controller.docker.ports import occupied, publish
+from controller.docker.ruleset import ruleset
+from controller.docker.state import DriverState
+from controller.docker.values import MAX_NETWORKS, Binding, Endpoint, Network, Protocol, Published, endpoint_of_handle
+from controller.errors import PermanentError, RefusedError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NETWORK = Network("n1", (ipaddress.ip_network("10.0.0.0/16"),), internal=False, mtu_bytes=0, number=0)
+ADDRESSES = (ipaddress.ip_address("10.0.0.7"), ipaddress.ip_address("fd00::7"))
+WEB = Published(Protocol.TCP, 80, None, 8080)
+ENDPOINT = Endpoint("n1", "e1", ADDRESSES, "02:00:00:00:00:01", (WEB,))
+
+
+def free(_wanted: Published) -> None:
+    """Say that no process has a port."""
+
+
+def test_every_network_has_gateways_of_its_own() -> None:
+    """Link-local ones that no standard and no cloud has another use for."""
+    networks = [Network(str(number), (), internal=False, mtu_bytes=0, number=number) for number in range(MAX_NETWORKS)]
+    gateways = {network.ipv4_gateway for network in networks}
+    assert len(gateways) == len({network.ipv6_gateway for network in networks}) == MAX_NETWORKS
+    assert {gateway.is_link_local for gateway in gateways} == {True}
+    assert not {gateway.packed[2] for gateway in gateways} & {0, 1, 169, 170, 255}
+    assert all(network.ipv6_gateway.is_link_local for network in networks[:10])
+
+
+def test_handles_tell_their_endpoint() -> None:
+    """And those of others tell none."""
+    assert endpoint_of_handle(ENDPOINT.handle) == "e1"
+    assert endpoint_of_handle("docker-request/10.0.0.7") is None
+    assert endpoint_of_handle("cni/net/pod/eth0") is None
+
+
+@pytest.mark.parametrize(
+    ("address", "other", "excluded"),
+    [
+        (None, "192.0.2.1", True),
+        ("0.0.0.0", "192.0.2.1", True),
+        ("0.0.0.0", "::", False),
+        ("192.0.2.1", "192.0.2.1", True),
+        ("192.0.2.1", "192.0.2.2", False),
+    ],
+)
+def test_ports_exclude_each_other_where_a_connection_could_be_for_both(
+    address: str | None, other: str, *, excluded: bool
+) -> None:
+    """At one address of the host or at all of them."""
+    one = Published(Protocol.TCP, 80, None if address is None else ipaddress.ip_address(address), 8080)
+    two = Published(Protocol.TCP, 81, ipaddress.ip_address(other), 8080)
+    assert one.excludes(two) is two.excludes(one) is excluded
+    assert not one.excludes(Published(Protocol.UDP, 81, None, 8080))
+
+
+def test_a_range_gives_its_first_port_that_is_free() -> None:
+    """Free of other endpoints, of processes, and of what the same call publishes."""
+    bindings = [Binding(Protocol.TCP, port, None, 8080, 8083) for port in (80, 81)]
+    busy = {8081: "a process has it"}
+    chosen = publish(bindings, {"e1": [WEB]}, lambda wanted: busy.get(wanted.host_port))
+    assert [each.host_port for each in chosen] == [8082, 8083]
+    assert publish([Binding(Protocol.UDP, 53, None, 0, 0)], {}, free)[0].host_port == 49152
+
+
+def test_a_port_that_somebody_has_is_refused_by_name() -> None:
+    """The message names port and holder."""
+    with pytest.raises(RefusedError, match=r"8080/tcp.*endpoint e1 has it"):
+        publish([Binding(Protocol.TCP, 80, None, 8080, 8080)], {"e1": [WEB]}, free)
+
+
+def test_a_port_of_a_process_is_occupied() -> None:
+    """And no longer once it has ended."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        wanted = Published(Protocol.TCP, 80, ipaddress.ip_address("127.0.0.1"), server.getsockname()[1])
+        assert "in use" in (occupied(wanted) or "")
+    assert occupied(wanted) is None
+
+
+def test_rules_translate_each_family_and_nothing_else() -> None:
+    """From elsewhere and from the host, but not what the host sends to its loopback address."""
+    text = ruleset([ENDPOINT], {"n1": NETWORK})
+    assert text.count("fib daddr type local meta nfproto ipv4 tcp dport 8080 dnat ip to 10.0.0.7:80") == 2
+    assert text.count("dnat ip6 to [fd00::7]:80") == 2
+    assert text.startswith("table inet tortie-docker\ndelete table inet tortie-docker\n")
+    one = Endpoint("n1", "e1", ADDRESSES, "02:00:00:00:00:01", (Published(Protocol.UDP, 53, ADDRESSES[0], 53),))
+    assert "ip daddr 10.0.0.7 udp dport 53 dnat ip to 10.0.0.7:53" in ruleset([one], {"n1": NETWORK})
+    assert "ip6 to" not in ruleset([one], {"n1": NETWORK})
+
+
+def test_without_anything_to_do_there_is_no_table() -> None:
+    """Endpoints that publish nothing need none."""
+    text = ruleset([Endpoint("n1", "e1", ADDRESSES, "02:00:00:00:00:01")], {"n1": NETWORK})
+    assert text == "table inet tortie-docker\ndelete table inet tortie-docker\n"
+
+
+def test_an_internal_network_publishes_nothing_and_is_barred_in_both_families() -> None:
+    """A family of which it has no pool is barred altogether."""
+    internal = Network("n1", NETWORK.cidrs, internal=True, mtu_bytes=0, number=0)
+    text = ruleset([ENDPOINT], {"n1": internal})
+    assert "dnat" not in text
+    assert f'iifname "{ENDPOINT.host_name}" ip daddr != {{ 10.0.0.0/16 }} drop' in text
+    assert f'oifname "{ENDPOINT.host_name}" meta nfproto ipv6 drop' in text
+
+
+def test_state_is_the_same_after_a_restart(tmp_path: Path) -> None:
+    """Networks with their numbers, endpoints with their ports."""
+    state = DriverState(tmp_path / "below" / "docker.json")
+    state.load()
+    state.keep_network(NETWORK)
+    state.keep_endpoint(ENDPOINT)
+    again = DriverState(tmp_path / "below" / "docker.json")
+    again.load()
+    assert (again.networks, again.endpoints) == ({"n1": NETWORK}, {"e1": ENDPOINT})
+    again.forget_endpoint("e1")
+    again.forget_endpoint("e1")
+    again.forget_network("n1")
+    state.load()
+    assert (state.networks, state.endpoints) == ({}, {})
+
+
+def test_numbers_are_not_given_twice(tmp_path: Path) -> None:
+    """The same network keeps its own."""
+    state = DriverState(tmp_path / "docker.json")
+    first = state.free_number("x")
+    state.keep_network(Network("y", (), internal=False, mtu_bytes=0, number=first))
+    assert state.free_number("x") == (first + 1) % MAX_NETWORKS
+    assert state.free_number("y") == first
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"version": 2}', '{"version": 1, "networks": [7]}', "\x00"])
+def test_a_state_that_makes_no_sense_is_told_and_kept(tmp_path: Path, text: str) -> None:
+    """Nobody starts from nothing in its place."""
+    path = tmp_path / "docker.json"
+    path.write_text(text)
+    with pytest.raises(PermanentError, match="docker_state_path"):
+        DriverState(path).load()
+    assert path.read_text() == text
+
+
+def test_a_state_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
+    """The caller is told, and what was kept before still is."""
+    (tmp_path / "file").touch()
+    state = DriverState(tmp_path / "file" / "docker.json")
+    with pytest.raises(PermanentError, match="docker_state_path"):
+        state.keep_network(NETWORK)
+    assert state.networks == {}
