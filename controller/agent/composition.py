@@ -24,7 +24,6 @@ from controller.agent.publishing import EndpointPublisher
 from controller.agent.registration import Registration
 from controller.agent.routing import Routing
 from controller.agent.status import Observed, obstacle, status_of
-from controller.agent.way_out import WayOut
 from controller.assignment.assigner import Assigner
 from controller.cni.backend import WorkloadBackend
 from controller.cni.server import serve
@@ -34,12 +33,10 @@ from controller.docker.plugin import DockerPlugin
 from controller.errors import TortieError
 from controller.kernel.addresses import interface_addresses, uplink_mtu
 from controller.kernel.connections import KernelConnections
-from controller.kernel.forward_filters import open_forwarding
 from controller.kernel.lent_links import LentLinks
 from controller.kernel.links import KernelLinks
 from controller.kernel.monitor import KernelChange, KernelMonitor
 from controller.kernel.neighbours import KernelEndpoints
-from controller.kernel.nftables import NftablesTable
 from controller.kernel.routes import KernelFib
 from controller.kernel.sysctls import enable_forwarding
 from controller.ports import Interrupted
@@ -64,8 +61,6 @@ log = logging.getLogger(__name__)
 
 #: How long a failed step waits before it is tried again, in seconds.
 _RETRY_SECONDS = 1.0
-#: The name of our table of the packet filter.
-_FILTER_TABLE = "tortie"
 _BLOCKS_UNKNOWN = "own blocks are not known yet"
 #: How often links and addresses are read anew without any hint, in seconds.
 _RESYNC_SECONDS = 90.0
@@ -119,9 +114,6 @@ class Agent:
         self._publisher = EndpointPublisher(
             node=node.name, store=store, read=self._endpoints.read, clock=time.time, complaints=self._complaints
         )
-        self._way_out = WayOut(
-            table=NftablesTable(_FILTER_TABLE), open_forwarding=open_forwarding, complaints=self._complaints
-        )
         self._assigner.on_change(self._routing.mark)
         self._links.on_change(self._routing.mark)
         self._links.on_change(self._publisher.mark)
@@ -169,7 +161,6 @@ class Agent:
                 tasks.create_task(self._serve_docker(self._settings.docker_plugin_socket), name="docker")
             tasks.create_task(self._publisher.run(), name="endpoints")
             tasks.create_task(self._collect(), name="collection")
-            tasks.create_task(self._way_out.run(), name="way out")
             tasks.create_task(self._announce_readiness(), name="readiness")
 
     def status(self) -> Status:
@@ -230,7 +221,6 @@ class Agent:
             self._store_reason = None
             cluster = fold(cluster, event)
             self._assigner.set_rules(cluster.rules)
-            self._way_out.learn_pools(tuple(pool for pool, _ in cluster.pools.values()))
             await self._assigning.wait()
             self._routing.learn_cluster(cluster)
             self._collector.learn_cluster(cluster)
