@@ -25,10 +25,10 @@ from controller.store.memory import MemoryStore
 from ipam.pool import Pool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection
+    from collections.abc import AsyncIterator, Collection, Mapping
 
-    from controller.ports import KernelRoute, WorkloadLink
-    from ipam.address import IPAddress
+    from controller.ports import KernelRoute, RouteFailure, WorkloadLink
+    from ipam.address import IPAddress, IPNetwork
 
 POOLS = (
     Pool("ipv4", ipaddress.ip_network("10.244.0.0/16"), 26),
@@ -66,6 +66,11 @@ class Kernel:
     async def program(self, routes: Collection[KernelRoute]) -> None:
         """Add routes."""
         self.routes += routes
+
+    @property
+    def failures(self) -> Mapping[IPNetwork, RouteFailure]:
+        """Return the routes that were refused: none."""
+        return {}
 
     async def apply(self, ruleset: str) -> None:
         """Replace our table."""
