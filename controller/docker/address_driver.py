@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import secrets
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from controller.docker.requests import parse_address_request, parse_pool_request
 from controller.docker.values import REQUESTED, endpoint_of_handle, link_name
@@ -19,14 +19,12 @@ from controller.kernel.links import IPV4_GATEWAY, IPV6_GATEWAY
 from ipam.request import AssignRequest, ReleaseRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection
 
+    from controller.docker.node_parts import Addresses
     from controller.docker.requests import Fields
     from controller.docker.state import DriverState
-    from ipam.address import IPAddress
-    from ipam.block import Holder
     from ipam.pool import Pool
-    from ipam.request import Assignment
 
 log = logging.getLogger(__name__)
 
@@ -34,30 +32,6 @@ _ANY: Final = {4: "0.0.0.0/0", 6: "::/0"}
 _GATEWAYS: Final = {4: f"{IPV4_GATEWAY}/32", 6: f"{IPV6_GATEWAY}/128"}
 _GATEWAY_MEMBER: Final = "com.docker.network.gateway"
 _ID_PARTS: Final = 3
-
-
-class Addresses(Protocol):
-    """Assigns and releases addresses by handle, and knows who holds what on this node."""
-
-    async def assign(self, request: AssignRequest) -> Assignment:
-        """Return the addresses of the handle, committed; the same when asked again."""
-        ...
-
-    async def take_over(self, request: AssignRequest, lender: str) -> Assignment:
-        """As `assign`, but the addresses asked for are had too from handles that begin with `lender`."""
-        ...
-
-    async def release(self, handle: str) -> tuple[IPAddress, ...]:
-        """Free what the handle holds and return it; nothing is no error."""
-        ...
-
-    async def release_addresses(self, requests: Sequence[ReleaseRequest]) -> tuple[IPAddress, ...]:
-        """Free those of the addresses that are still held as the requests say, and return them."""
-        ...
-
-    def holders(self) -> Mapping[IPAddress, Holder]:
-        """Return the holder of every address held on this node."""
-        ...
 
 
 class AddressDriver:

@@ -13,8 +13,9 @@ import asyncio
 import logging
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from controller.docker.join_answer import join_answer
 from controller.docker.ports import occupied, publish
 from controller.docker.requests import parse_bindings, parse_endpoint, parse_network
 from controller.docker.ruleset import ruleset
@@ -25,58 +26,16 @@ from controller.reconcile.desired import workload_route
 from ipam.request import AssignRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
-    from controller.docker.address_driver import Addresses
+    from controller.docker.node_parts import Addresses, LinkWork, PacketFilter, RouteWork
     from controller.docker.requests import Fields
     from controller.docker.state import DriverState
     from controller.docker.values import Network
-    from controller.ports import KernelRoute
     from ipam.address import IPAddress
 
 log = logging.getLogger(__name__)
-
-_LINK_PREFIX = "eth"
-_NEXT_HOP_ROUTE = 0
-_CONNECTED_ROUTE = 1
-
-
-class LinkWork(Protocol):
-    """Makes and removes links without holding the event loop, and knows which there are."""
-
-    async def make(self, host_name: str, make: Callable[[], int]) -> int:
-        """Make a link of this name and return the index that `make` returns."""
-        ...
-
-    async def unwire(self, host_name: str) -> None:
-        """Remove the link; one that is gone is no error."""
-        ...
-
-    @property
-    def index_of(self) -> Mapping[str, int]:
-        """The index of each link that exists, by its name."""
-        ...
-
-
-class RouteWork(Protocol):
-    """Puts routes into the kernel without holding the event loop."""
-
-    async def program(self, routes: Collection[KernelRoute]) -> None:
-        """Add the routes to those the kernel has; raises `KernelRefused` if it refuses one."""
-        ...
-
-
-class PacketFilter(Protocol):
-    """The host's packet filter."""
-
-    async def apply(self, ruleset: str) -> None:
-        """Make our table be as the text says, all at once."""
-        ...
-
-    async def let_through(self, version: int) -> None:
-        """Have dockerd's filter of this IP version let our links through."""
-        ...
 
 
 class NetworkDriver:
@@ -176,7 +135,7 @@ class NetworkDriver:
                 await self._links.unwire(link.host_name)
                 raise
         log.info("docker endpoint attached", extra=_endpoint_fields(endpoint))
-        return _join_answer(endpoint, network)
+        return join_answer(endpoint, network)
 
     async def leave(self, fields: Fields) -> dict[str, object]:
         """Remove the endpoint's link."""
@@ -278,30 +237,6 @@ def _assign_request(endpoint: Endpoint) -> AssignRequest:
         versions=tuple(address.version for address in endpoint.addresses),
         addresses=endpoint.addresses,
     )
-
-
-def _join_answer(endpoint: Endpoint, network: Network) -> dict[str, object]:
-    """Return the answer to `Join`: each gateway is directly on the link, and all else lies behind it.
-
-    A default route as a static route alone is refused by dockerd 28, and a gateway alone lies in no subnet of the
-    container's. A container of an internal network has a route to its pool in place of a default route.
-    """
-    answer: dict[str, object] = {"InterfaceName": {"SrcName": endpoint.lent_name, "DstPrefix": _LINK_PREFIX}}
-    routes: list[dict[str, object]] = []
-    for address in endpoint.addresses:
-        gateway = network.gateway(address.version)
-        routes.append(
-            {"Destination": f"{gateway}/{gateway.max_prefixlen}", "RouteType": _CONNECTED_ROUTE, "NextHop": ""}
-        )
-        if network.internal:
-            routes += [
-                {"Destination": str(cidr), "RouteType": _NEXT_HOP_ROUTE, "NextHop": str(gateway)}
-                for cidr in network.cidrs
-                if cidr.version == address.version
-            ]
-        else:
-            answer["Gateway" if address.version == 4 else "GatewayIPv6"] = str(gateway)  # noqa: PLR2004  the IP version
-    return {**answer, "StaticRoutes": routes}
 
 
 def _network_fields(network: Network) -> dict[str, object]:

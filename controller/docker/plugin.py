@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from controller.docker.address_driver import Addresses
-    from controller.docker.network_driver import LinkWork, PacketFilter, RouteWork
+    from controller.docker.node_parts import Addresses, LinkWork, PacketFilter, RouteWork
     from controller.ports import WorkloadLink
     from ipam.address import IPAddress
     from ipam.pool import Pool

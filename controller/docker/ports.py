@@ -55,7 +55,7 @@ def publish(
 
 
 def occupied(published: Published) -> str | None:
-    """Return why a process of this host has the port, or None if none has; SCTP is not asked for."""
+    """Return why the host does not have the port to give, or None; for SCTP it is not asked."""
     if published.protocol not in _TYPES:
         return None
     addresses = ["0.0.0.0", "::"] if published.host_address is None else [str(published.host_address)]
@@ -78,7 +78,7 @@ def _bound(kind: socket.SocketKind, address: str, port: int) -> str | None:
     except OSError as error:
         if error.errno == errno.EAFNOSUPPORT or (error.errno == errno.EADDRNOTAVAIL and address == "::"):
             return None  # a host without IPv6
-        return f"a process or no interface of the host has {address}:{port} ({error.strerror})"
+        return f"the host says of {address}:{port}: {error.strerror}"
     return None
 
 
