@@ -100,6 +100,15 @@ class Assigner:
 
         return Assignment(request.handle, await self._submit(planner))
 
+    async def probe(self, request: AssignRequest) -> None:
+        """Raise what `assign` would raise at present; nothing is assigned."""
+
+        def planner(view: View, now: float) -> Plan:
+            plan_assign(view, request, now=now)
+            return Plan(())
+
+        await self._submit(planner)
+
     async def take_over(self, request: AssignRequest, lender: str) -> Assignment:
         """As `assign`, but the addresses asked for are had too from handles of this node that begin with `lender`."""
 

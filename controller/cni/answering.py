@@ -31,8 +31,16 @@ class Backend(Protocol):
         """Detach the container; what is gone already is success."""
         ...
 
-    async def status(self) -> None:
-        """Return if an ADD could succeed now; raise the reason otherwise."""
+    async def check(self, request: CniRequest, namespace_descriptor: int) -> None:
+        """Return if the attachment is as ADD left it; raise what is not. The descriptor is the caller's."""
+        ...
+
+    async def collect(self, request: CniRequest) -> None:
+        """Detach everything of the network that the request does not name as valid."""
+        ...
+
+    async def status(self, request: CniRequest) -> None:
+        """Return if an ADD to the network could succeed now; raise the reason otherwise."""
         ...
 
 
@@ -61,27 +69,38 @@ async def answer(received: ReceivedRequest, backend: Backend) -> Answer:
 
 
 async def _carry_out(request: CniRequest, received: ReceivedRequest, backend: Backend) -> bytes:
-    if request.command is Command.ADD:
-        result = await backend.add(request, _namespace(request, received))
-        return encode_result(result, request.config.cni_version)
-    if request.command is Command.DEL:
-        await backend.delete(request)
-        return b""
-    try:
-        await backend.status()
-    except Exception as error:
-        failure = failure_of(error)
-        if failure.code is ErrorCode.INTERNAL:
-            raise
-        raise CniFailure(ErrorCode.PLUGIN_NOT_AVAILABLE, failure.message, failure.details) from error
+    match request.command:
+        case Command.ADD:
+            result = await backend.add(request, _namespace(request, received))
+            return encode_result(result, request.config.cni_version, request.previous)
+        case Command.DEL:
+            await backend.delete(request)
+        case Command.CHECK:
+            await backend.check(request, _namespace(request, received))
+        case Command.GC:
+            await backend.collect(request)
+        case Command.STATUS:
+            await _status(request, backend)
     return b""
 
 
+async def _status(request: CniRequest, backend: Backend) -> None:
+    try:
+        await backend.status(request)
+    except Exception as error:
+        failure = failure_of(error)
+        if failure.code in {ErrorCode.INTERNAL, ErrorCode.LIMITED_CONNECTIVITY}:
+            raise
+        raise CniFailure(ErrorCode.PLUGIN_NOT_AVAILABLE, failure.message, failure.details) from error
+
+
 def _namespace(request: CniRequest, received: ReceivedRequest) -> int:
-    """Return the namespace's descriptor, which ADD cannot do without."""
+    """Return the namespace's descriptor, which ADD and CHECK cannot do without."""
     if not request.namespace_path:
         raise CniFailure(
-            ErrorCode.INVALID_ENVIRONMENT, "CNI_NETNS is not set", "ADD needs the path of a network namespace"
+            ErrorCode.INVALID_ENVIRONMENT,
+            "CNI_NETNS is not set",
+            f"{request.command.value} needs the path of a network namespace",
         )
     if received.namespace_descriptor is None:
         raise CniFailure(

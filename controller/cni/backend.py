@@ -1,8 +1,9 @@
-"""What an ADD and a DEL do to a node: addresses, link and routes, in an order that leaves nothing half-done.
+"""What the calls of runtimes do to a node: addresses, link and routes, in an order that leaves nothing half-done.
 
 ADD assigns, wires, then routes; if a step after the assignment fails, all of it is undone and the caller told why. DEL
 unwires before it releases: an address is not reusable while a link still has it. Calls for one container's interface
-run one after the other, so that a DEL sees the end of the ADD whose answer came too late.
+run one after the other, so that a DEL sees the end of the ADD whose answer came too late. GC is a DEL of each
+attachment that is not in use any more; CHECK and STATUS change nothing.
 """
 
 from __future__ import annotations
@@ -11,63 +12,29 @@ import asyncio
 import logging
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from controller.cni.failures import CniFailure, failure_of
+from controller.cni.checking import Expected, report
+from controller.cni.failures import CniFailure, ErrorCode, failure_of
 from controller.cni.result import CniResult
+from controller.cni.valid_attachments import Attachment
 from controller.errors import TransientError
-from controller.kernel.link_names import HOST_MAC, container_mac, host_link_name
+from controller.kernel.link_inspection import inspect_link
+from controller.kernel.link_names import HOST_MAC
 from controller.kernel.links import IPV4_GATEWAY, IPV6_GATEWAY
 from controller.ports import WorkloadLink
 from controller.reconcile.desired import workload_route
 from ipam.request import AssignRequest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 
     from controller.cni.request import CniRequest
-    from controller.ports import KernelRoute
+    from controller.cni.workload_ports import Addresses, LinkWork, RouteWork
+    from controller.kernel.link_inspection import LinkState
     from ipam.address import IPAddress
-    from ipam.request import Assignment
 
 log = logging.getLogger(__name__)
-
-
-class Addresses(Protocol):
-    """Assigns and releases addresses by handle."""
-
-    async def assign(self, request: AssignRequest) -> Assignment:
-        """Return the addresses of the handle, committed; the same when asked again."""
-        ...
-
-    async def release(self, handle: str) -> tuple[IPAddress, ...]:
-        """Free what the handle holds and return it; nothing is no error."""
-        ...
-
-
-class LinkWork(Protocol):
-    """Wires and unwires workloads without holding the event loop."""
-
-    async def wire(self, namespace_descriptor: int, link: WorkloadLink) -> int:
-        """Make the link as described and return the host link's index."""
-        ...
-
-    async def unwire(self, host_name: str) -> None:
-        """Remove the link; one that is gone is no error."""
-        ...
-
-    @property
-    def index_of(self) -> Mapping[str, int]:
-        """The index of each link that exists, by its name."""
-        ...
-
-
-class RouteWork(Protocol):
-    """Puts routes into the kernel without holding the event loop."""
-
-    async def program(self, routes: Collection[KernelRoute]) -> None:
-        """Add the routes to those the kernel has; raises `KernelRefused` if it refuses one."""
-        ...
 
 
 @dataclass(slots=True)
@@ -82,7 +49,8 @@ class WorkloadBackend:
     """Carries out the calls of container runtimes on this node.
 
     `default_mtu_bytes` gives the MTU of a link whose network sets none; `obstacle` gives the reason why an ADD cannot
-    succeed at present, or None.
+    succeed at present, or None; `limitation` gives the reason why existing workloads are not all reached, or None;
+    `inspect` reads how a link really is, in a thread.
     """
 
     def __init__(
@@ -93,12 +61,16 @@ class WorkloadBackend:
         routes: RouteWork,
         default_mtu_bytes: Callable[[], int],
         obstacle: Callable[[], str | None],
+        limitation: Callable[[], str | None] = lambda: None,
+        inspect: Callable[[int, str, str, Collection[IPAddress]], LinkState] = inspect_link,
     ) -> None:
         self._addresses = addresses
         self._links = links
         self._routes = routes
         self._default_mtu_bytes = default_mtu_bytes
         self._obstacle = obstacle
+        self._limitation = limitation
+        self._inspect = inspect
         self._turn_of: dict[str, _Turn] = {}
 
     async def add(self, request: CniRequest, namespace_descriptor: int) -> CniResult:
@@ -106,14 +78,14 @@ class WorkloadBackend:
 
         A call repeated for a container that is attached already never takes away what works.
         """
-        host_name = host_link_name(request.container_id, request.interface)
+        host_name = request.host_name
         async with self.alone(host_name):
             attached = host_name in self._links.index_of
             assignment = await self._addresses.assign(_assign_request(request, host_name, renew=not attached))
             link = WorkloadLink(
                 host_name=host_name,
                 container_name=request.interface,
-                container_mac=container_mac(request.container_id, request.interface),
+                container_mac=request.container_mac,
                 addresses=assignment.addresses,
                 mtu_bytes=request.config.mtu_bytes or self._default_mtu_bytes(),
             )
@@ -129,17 +101,92 @@ class WorkloadBackend:
 
     async def delete(self, request: CniRequest) -> None:
         """Remove the container's link, then release its addresses; what is gone already is success."""
-        host_name = host_link_name(request.container_id, request.interface)
-        async with self.alone(host_name):
-            await self._links.unwire(host_name)
-            released = await self._addresses.release(request.handle)
+        released = await self._detach(request.handle, request.host_name)
         log.info("workload detached", extra=_fields(request, released))
 
-    async def status(self) -> None:
-        """Return if an ADD could succeed now; raises `TransientError`."""
+    async def check(self, request: CniRequest, namespace_descriptor: int) -> None:
+        """Return if the attachment is as ADD left it; raises `CniFailure` that names each fault."""
+        async with self.alone(request.host_name):
+            addresses = tuple(
+                address for address, holder in self._addresses.holders().items() if holder.handle == request.handle
+            )
+            state = await asyncio.to_thread(
+                self._inspect, namespace_descriptor, request.host_name, request.interface, addresses
+            )
+        failure = report(self._expected(request, addresses), state)
+        if failure is not None:
+            raise failure
+
+    async def collect(self, request: CniRequest) -> None:
+        """Detach what holds addresses on the network and is not named as valid; one that cannot be stops no other.
+
+        An attachment under way is in nobody's list yet, and is left. Raises `CniFailure` that tells what is left.
+        """
+        if request.valid is None:
+            log.info("garbage collection names no valid attachments", extra={"network": request.config.name})
+            return
+        failed: dict[str, Exception] = {}
+        for handle, host_name in self._garbage(request.network_prefix, request.valid).items():
+            if host_name in self._turn_of:
+                continue
+            try:
+                released = await self._detach(handle, host_name)
+            except Exception as error:  # noqa: BLE001  told below, once all others have been tried
+                failed[handle] = error
+            else:
+                log.info("workload collected", extra={"handle": handle, "addresses": [*map(str, released)]})
+        for handle, cause in failed.items():
+            failure = failure_of(cause)
+            message = f"{len(failed)} attachments could not be collected, the first {handle}: {failure.message}"
+            raise CniFailure(failure.code, message, failure.details) from cause
+
+    async def status(self, request: CniRequest) -> None:
+        """Return if an ADD to the network could succeed now.
+
+        Raises `TransientError` or what an assignment would, or `CniFailure` if existing containers suffer too.
+        """
+        try:
+            await self._require_room(request)
+        except Exception as error:
+            limitation = self._limitation()
+            if limitation is None:
+                raise
+            failure = failure_of(error)
+            reason = f"{failure.message}; besides, {limitation}"
+            raise CniFailure(ErrorCode.LIMITED_CONNECTIVITY, reason, failure.details) from error
+
+    async def _require_room(self, request: CniRequest) -> None:
         obstacle = self._obstacle()
         if obstacle is not None:
             raise TransientError(obstacle)
+        await self._addresses.probe(_probe(request))
+
+    async def _detach(self, handle: str, host_name: str) -> tuple[IPAddress, ...]:
+        async with self.alone(host_name):
+            await self._links.unwire(host_name)
+            return await self._addresses.release(handle)
+
+    def _garbage(self, network_prefix: str, valid: frozenset[Attachment]) -> dict[str, str]:
+        """Return the handles of this network that are not valid, each with the name of its link."""
+        found = {}
+        for holder in self._addresses.holders().values():
+            if holder.handle.startswith(network_prefix):
+                container_id, _, interface = holder.handle.removeprefix(network_prefix).partition("/")
+                if Attachment(container_id, interface) not in valid:
+                    found[holder.handle] = holder.interface
+        return found
+
+    def _expected(self, request: CniRequest, addresses: tuple[IPAddress, ...]) -> Expected:
+        return Expected(
+            host_name=request.host_name,
+            container_name=request.interface,
+            container_mac=request.container_mac,
+            addresses=addresses,
+            families=request.config.ip_versions,
+            mtu_bytes=request.config.mtu_bytes or self._default_mtu_bytes(),
+            exact_mtu=bool(request.config.mtu_bytes),
+            previous=request.previous,
+        )
 
     async def _undo(self, handle: str, host_name: str, cause: Exception) -> None:
         """Remove link and assignment; raises `CniFailure` that tells the cause and what is left if that fails too."""
@@ -180,6 +227,17 @@ def _assign_request(request: CniRequest, host_name: str, *, renew: bool) -> Assi
         sticky=request.named,
         # What a container of before a reboot holds has no link yet, and a check may have told so.
         renew=renew,
+    )
+
+
+def _probe(request: CniRequest) -> AssignRequest:
+    return AssignRequest(
+        handle=request.network_prefix,
+        workload="",
+        namespace="",
+        interface="",
+        versions=request.config.ip_versions,
+        pools=request.config.ipv4_pools + request.config.ipv6_pools,
     )
 
 

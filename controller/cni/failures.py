@@ -6,7 +6,8 @@ Codes up to 99 are those of the CNI specification ("Error"), the others are ours
     101  a pool asked for does not exist              111  the store refuses our credentials
     102  a pool asked for is disabled                 112  a record in the store cannot be read
     103  no pool fits the node and the family         113  the request breaks another rule of the agent
-    104  every allowed pool is full                   999  a defect in the agent; its log has the traceback
+    104  every allowed pool is full                   120  CHECK found the attachment other than ADD left it
+    105  an address asked for cannot be had           999  a defect in the agent; its log has the traceback
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class ErrorCode(IntEnum):
     INVALID_CONFIG = 7
     TRY_AGAIN_LATER = 11
     PLUGIN_NOT_AVAILABLE = 50
+    LIMITED_CONNECTIVITY = 51
     IPAM_REFUSED = 100
     UNKNOWN_POOL = 101
     POOL_DISABLED = 102
@@ -49,6 +51,7 @@ class ErrorCode(IntEnum):
     STORE_DENIED = 111
     MALFORMED_RECORD = 112
     REFUSED = 113
+    CHECK_FAILED = 120
     INTERNAL = 999
 
 

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 
 from controller.cni.failures import CniFailure, ErrorCode
 from controller.cni.network_configuration import IDENTIFIER, NetworkConfig, parse_config, parse_identity
-from controller.cni.wishes import refuse_other_mac, wanted_addresses
-from controller.kernel.link_names import container_mac
+from controller.cni.previous_result import PreviousResult, parse_previous_result
+from controller.cni.protocol import CNI_VERSIONS
+from controller.cni.valid_attachments import Attachment, parse_valid_attachments
+from controller.cni.wishes import wanted_addresses, wanted_mac
+from controller.kernel.link_names import container_mac, host_link_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,16 +29,25 @@ class Command(Enum):
 
     ADD = "ADD"
     DEL = "DEL"
+    CHECK = "CHECK"
+    GC = "GC"
     STATUS = "STATUS"
+
+
+#: The commands that concern one container, through one interface.
+_OF_A_CONTAINER = frozenset({Command.ADD, Command.DEL, Command.CHECK})
+#: Since which version of the CNI specification a command exists.
+_SINCE = {Command.CHECK: "0.4.0", Command.GC: "1.1.0", Command.STATUS: "1.1.0"}
 
 
 @dataclass(frozen=True, slots=True)
 class CniRequest:
     """A checked call.
 
-    `container_id` and `interface` are empty for STATUS, which concerns no container. `namespace_path` is CNI_NETNS as
-    given, possibly empty. `args` are the pairs of CNI_ARGS. `previous_result` is the `prevResult` a runtime adds.
-    `addresses` are those that an ADD asks for.
+    `container_id` and `interface` are empty for STATUS and GC, which concern no container. `namespace_path` is
+    CNI_NETNS as given, possibly empty. `args` are the pairs of CNI_ARGS. `previous` is the `prevResult` that an ADD or
+    a CHECK brings. `addresses` and `mac` are what an ADD asks for (a CHECK repeats it). `valid` are the attachments
+    that a GC has to leave, None if it does not say.
     """
 
     command: Command
@@ -44,8 +56,10 @@ class CniRequest:
     namespace_path: str
     args: Mapping[str, str]
     config: NetworkConfig
-    previous_result: Unchecked | None = None
+    previous: PreviousResult | None = None
     addresses: tuple[IPAddress, ...] = ()
+    mac: str | None = None
+    valid: frozenset[Attachment] | None = None
 
     @property
     def handle(self) -> str:
@@ -53,7 +67,22 @@ class CniRequest:
 
         None of the three can hold a slash, so no two attachments are named alike.
         """
-        return f"cni/{self.config.name}/{self.container_id}/{self.interface}"
+        return f"{self.network_prefix}{self.container_id}/{self.interface}"
+
+    @property
+    def network_prefix(self) -> str:
+        """What the handles of all attachments to this network begin with, and no others."""
+        return f"cni/{self.config.name}/"
+
+    @property
+    def host_name(self) -> str:
+        """The name of the link's end on the host."""
+        return host_link_name(self.container_id, self.interface)
+
+    @property
+    def container_mac(self) -> str:
+        """The MAC address of the link's end in the container: the one asked for, else always the same."""
+        return self.mac or container_mac(self.container_id, self.interface)
 
     @property
     def workload(self) -> str:
@@ -88,24 +117,45 @@ def parse_environment(environment: bytes) -> dict[str, str]:
 def parse_request(variables: Mapping[str, str], fields: Unchecked) -> CniRequest:
     """Return the checked request; raises `CniFailure` with the code that the CNI specification has for the fault."""
     command = _command(variables.get("CNI_COMMAND", ""))
-    concerns_container = command is not Command.STATUS
-    previous_result = fields.get("prevResult")
+    of_container = command in _OF_A_CONTAINER
     args = parse_args(variables.get("CNI_ARGS", ""))
-    # A DEL brings the wishes of its ADD again and must go through, whatever they are.
-    adds = command is Command.ADD
+    # A DEL brings the wishes of its ADD again, and must go through whatever they are.
+    wishes = command in {Command.ADD, Command.CHECK}
     request = CniRequest(
         command=command,
-        container_id=_container_id(variables.get("CNI_CONTAINERID", "")) if concerns_container else "",
-        interface=_interface(variables.get("CNI_IFNAME", "")) if concerns_container else "",
+        container_id=_container_id(variables.get("CNI_CONTAINERID", "")) if of_container else "",
+        interface=_interface(variables.get("CNI_IFNAME", "")) if of_container else "",
         namespace_path=variables.get("CNI_NETNS", ""),
         args=args,
-        config=parse_identity(fields) if command is Command.DEL else parse_config(fields),
-        previous_result=previous_result if isinstance(previous_result, dict) else None,
-        addresses=wanted_addresses(args, fields) if adds else (),
+        config=parse_identity(fields) if command in {Command.DEL, Command.GC} else parse_config(fields),
+        previous=parse_previous_result(fields) if wishes else None,
+        addresses=wanted_addresses(args, fields) if wishes else (),
+        mac=wanted_mac(args, fields) if wishes else None,
+        valid=parse_valid_attachments(fields) if command is Command.GC else None,
     )
-    if adds:
-        refuse_other_mac(args, fields, container_mac(request.container_id, request.interface))
+    _check_version(request)
+    _check_place(request)
     return request
+
+
+def _check_version(request: CniRequest) -> None:
+    version, since = request.config.cni_version, _SINCE.get(request.command, CNI_VERSIONS[0])
+    if CNI_VERSIONS.index(version) < CNI_VERSIONS.index(since):
+        raise CniFailure(
+            ErrorCode.INCOMPATIBLE_VERSION,
+            f"{request.command.value} does not exist in CNI {version}",
+            f"set cniVersion of the network configuration to {since} or later",
+        )
+
+
+def _check_place(request: CniRequest) -> None:
+    """Refuse to be the second plugin that makes the container's interface; others may stand before us."""
+    if request.command is Command.ADD and request.previous and request.previous.inside(request.interface):
+        raise CniFailure(
+            ErrorCode.INVALID_CONFIG,
+            f"prevResult has interface {request.interface} already: another plugin of the list made it",
+            "let tortie-cni be the only plugin of the list that makes interfaces, and the first",
+        )
 
 
 def parse_args(text: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
 
+    from controller.cni.previous_result import PreviousResult
     from ipam.address import IPAddress
 
 _VERSIONS_WITH_FAMILY = frozenset({"0.3.1", "0.4.0"})
@@ -35,33 +36,46 @@ class CniResult:
     gateway_ipv6: IPv6Address | None
 
 
-def encode_result(result: CniResult, cni_version: str) -> bytes:
-    """Return the result as JSON of this version of the CNI specification ("Success", "ADD Success")."""
+def encode_result(result: CniResult, cni_version: str, previous: PreviousResult | None = None) -> bytes:
+    """Return the result as JSON of this version of the CNI specification ("Success", "ADD Success").
+
+    What plugins before ours answered stays part of it, in front.
+    """
     gateway_of = {4: str(result.gateway_ipv4), 6: str(result.gateway_ipv6)}
-    interfaces: list[dict[str, object]] = [
-        {"name": result.host_interface, "mac": result.host_mac},
-        {"name": result.container_interface, "mac": result.container_mac, "sandbox": result.sandbox},
-    ]
-    if cni_version not in _VERSIONS_WITHOUT_MTU:
-        for interface in interfaces:
-            interface["mtu"] = result.mtu_bytes
-    ips = []
+    before = {} if previous is None else previous.fields
+    interfaces = [] if previous is None else [*previous.interfaces]
+    inside = len(interfaces) + 1
+    interfaces += _interfaces(result, cni_version)
+    ips = [] if previous is None else [*previous.ips]
+    routes = [] if previous is None else [*previous.routes]
     for address in result.addresses:
+        gateway = gateway_of[address.version]
         ip: dict[str, object] = {
             "address": f"{address}/{address.max_prefixlen}",
-            "gateway": gateway_of[address.version],
-            "interface": 1,
+            "gateway": gateway,
+            "interface": inside,
         }
         if cni_version in _VERSIONS_WITH_FAMILY:
             ip["version"] = str(address.version)
         ips.append(ip)
+        routes.append({"dst": _DEFAULT_ROUTE[address.version], "gw": gateway})
     fields = {
+        "dns": {},
+        **before,
         "cniVersion": cni_version,
         "interfaces": interfaces,
         "ips": ips,
-        "routes": [
-            {"dst": _DEFAULT_ROUTE[address.version], "gw": gateway_of[address.version]} for address in result.addresses
-        ],
-        "dns": {},
+        "routes": routes,
     }
     return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+
+
+def _interfaces(result: CniResult, cni_version: str) -> list[dict[str, object]]:
+    ends: list[dict[str, object]] = [
+        {"name": result.host_interface, "mac": result.host_mac},
+        {"name": result.container_interface, "mac": result.container_mac, "sandbox": result.sandbox},
+    ]
+    if cni_version not in _VERSIONS_WITHOUT_MTU:
+        for end in ends:
+            end["mtu"] = result.mtu_bytes
+    return ends

@@ -21,6 +21,7 @@ from controller.cni.configuration_scan import find_member
 DEADLINE_SECONDS = 60  # for the whole call; container runtimes give up after minutes
 
 _INVALID_ENVIRONMENT, _IO_FAILURE, _DECODE_FAILURE, _INVALID_CONFIG, _TRY_AGAIN_LATER = 4, 5, 6, 7, 11
+_PLUGIN_NOT_AVAILABLE = 50
 _MAX_PATH_BYTES = 107  # sun_path holds 108 with the zero byte (unix(7))
 _SHOWN_PATH_BYTES = 200
 _MAX_VERSION_BYTES = 16
@@ -202,7 +203,8 @@ def _ask_agent(path: bytes, standard_input: bytes, deadline: _Deadline) -> tuple
 
 
 def _unavailable(path: bytes, what: str) -> _Failure:
-    return _Failure(_TRY_AGAIN_LATER, b"the tortie agent at %s %s" % (path, what.encode()), _UNAVAILABLE_ADVICE)
+    code = _PLUGIN_NOT_AVAILABLE if os.environb.get(b"CNI_COMMAND") == b"STATUS" else _TRY_AGAIN_LATER
+    return _Failure(code, b"the tortie agent at %s %s" % (path, what.encode()), _UNAVAILABLE_ADVICE)
 
 
 def _open_namespace() -> tuple[int | None, int]:

@@ -49,7 +49,14 @@
 #define SHOWN_PATH_BYTES 200
 
 /* Well-known error codes of the CNI specification. */
-enum { INVALID_ENVIRONMENT = 4, IO_FAILURE = 5, DECODE_FAILURE = 6, INVALID_CONFIG = 7, TRY_AGAIN_LATER = 11 };
+enum {
+    INVALID_ENVIRONMENT = 4,
+    IO_FAILURE = 5,
+    DECODE_FAILURE = 6,
+    INVALID_CONFIG = 7,
+    TRY_AGAIN_LATER = 11,
+    PLUGIN_NOT_AVAILABLE = 50
+};
 
 static const char unavailable_advice[] =
     "start tortie-agent on this node, or set agent_socket in the network configuration to the agent's socket";
@@ -503,7 +510,10 @@ static int receive_exactly(int agent, void *bytes, size_t length)
 
 static int fail_unavailable(const char *path, const char *what)
 {
-    return fail(TRY_AGAIN_LATER, unavailable_advice, "the tortie agent at %s %s", path, what);
+    const char *command = getenv("CNI_COMMAND");
+    int code = command != NULL && strcmp(command, "STATUS") == 0 ? PLUGIN_NOT_AVAILABLE : TRY_AGAIN_LATER;
+
+    return fail(code, unavailable_advice, "the tortie agent at %s %s", path, what);
 }
 
 /* Explains an exchange that ended with this errno. */

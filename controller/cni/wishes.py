@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from typing import TYPE_CHECKING
 
 from controller.cni.failures import CniFailure, ErrorCode
+from controller.kernel.link_names import HOST_MAC
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from controller.cni.network_configuration import Unchecked
     from ipam.address import IPAddress
+
+_MAC = re.compile(r"[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}", re.ASCII)
+_NO_MAC = "00:00:00:00:00:00"
 
 
 def wanted_addresses(args: Mapping[str, str], fields: Unchecked) -> tuple[IPAddress, ...]:
@@ -48,26 +53,33 @@ def wanted_addresses(args: Mapping[str, str], fields: Unchecked) -> tuple[IPAddr
     return tuple(found)
 
 
-def refuse_other_mac(args: Mapping[str, str], fields: Unchecked, granted: str) -> None:
-    """Raise `CniFailure` for a MAC address other than the one the container gets.
+def wanted_mac(args: Mapping[str, str], fields: Unchecked) -> str | None:
+    """Return the MAC address that `MAC=` of CNI_ARGS or `runtimeConfig.mac` asks for, None if neither does.
 
-    Runtimes repeat the MAC address that a container has when they attach it again.
+    It comes as `xx:xx:xx:xx:xx:xx` in lower case. Raises `CniFailure` for one that no container can have.
     """
-    refusal = "a workload's MAC address follows from its container and cannot be chosen"
-    mac = args.get("MAC")
-    if mac and mac.lower() != granted:
-        raise CniFailure(
-            ErrorCode.INVALID_ENVIRONMENT,
-            f"CNI_ARGS asks for the MAC address {mac}; {refusal}",
-            "start the container without one",
-        )
-    wish = _capability(fields, "mac")
-    if wish and str(wish).lower() != granted:
+    found: dict[str, None] = {}
+    for where, wish, code in (
+        ("CNI_ARGS", args.get("MAC"), ErrorCode.INVALID_ENVIRONMENT),
+        ("runtimeConfig.mac", _capability(fields, "mac"), ErrorCode.INVALID_CONFIG),
+    ):
+        if not wish:
+            continue
+        asked = f"{where} asks for the MAC address {json.dumps(wish)}"
+        if not isinstance(wish, str) or _MAC.fullmatch(wish) is None:
+            raise CniFailure(code, f"{asked}, which is none", "write six bytes, such as 02:00:5e:10:00:07")
+        mac = wish.lower().replace("-", ":")
+        if int(mac[:2], 16) & 1 or mac in {_NO_MAC, HOST_MAC}:
+            rule = f"a container's is unicast, not {_NO_MAC}, and not {HOST_MAC}, which the host's end has"
+            raise CniFailure(code, f"{asked}: {rule}", "ask for another one, such as 02:00:5e:10:00:07, or for none")
+        found[mac] = None
+    if len(found) > 1:
         raise CniFailure(
             ErrorCode.INVALID_CONFIG,
-            f"runtimeConfig.mac asks for {json.dumps(wish)}; {refusal}",
-            "start the container without it, or remove the capability mac from the network configuration",
+            f"CNI_ARGS and runtimeConfig.mac ask for different MAC addresses: {', '.join(found)}",
+            "ask for one",
         )
+    return next(iter(found), None)
 
 
 def _capability(fields: Unchecked, name: str) -> object:

@@ -59,9 +59,9 @@ _RTEXT_FILTER_SKIP_STATS: Final = 8
 IFA_ADDRESS: Final = 1
 IFA_LOCAL: Final = 2
 _IFA_F_NODAD: Final = 2
-_NDA_DST: Final = 1
-_NDA_LLADDR: Final = 2
-_NUD_PERMANENT: Final = 0x80
+NDA_DST: Final = 1
+NDA_LLADDR: Final = 2
+NUD_PERMANENT: Final = 0x80
 IFF_UP: Final = 1
 
 #: ifinfomsg: family, padding, type, index, flags, change mask.
@@ -69,7 +69,7 @@ IFINFOMSG: Final = struct.Struct("=BxHiII")
 #: ifaddrmsg: family, prefix length, flags, scope, index.
 IFADDRMSG: Final = struct.Struct("=BBBBI")
 #: ndmsg: family, padding, index, state, flags, type.
-_NDMSG: Final = struct.Struct("=BxxxiHBB")
+NDMSG: Final = struct.Struct("=BxxxiHBB")
 _NUMBER: Final = struct.Struct("=I")
 _CREATE_OR_REPLACE: Final = NLM_F_CREATE | NLM_F_REPLACE
 _NO_SKIPPED_STATISTICS: Final = attribute(IFLA_EXT_MASK, _NUMBER.pack(_RTEXT_FILTER_SKIP_STATS))
@@ -204,21 +204,21 @@ def default_route(index: int, gateway: IPAddress) -> Request:
 
 def permanent_neighbour(index: int, address: IPAddress, mac: str) -> Request:
     """Return the request for a neighbour that is never asked for, never ages and is never collected."""
-    head = _NDMSG.pack(family(address), index, _NUD_PERMANENT, 0, 0)
-    body = head + attribute(_NDA_DST, address.packed) + attribute(_NDA_LLADDR, _packed_mac(mac))
+    head = NDMSG.pack(family(address), index, NUD_PERMANENT, 0, 0)
+    body = head + attribute(NDA_DST, address.packed) + attribute(NDA_LLADDR, _packed_mac(mac))
     return Request(RTM_NEWNEIGH, _CREATE_OR_REPLACE, body)
 
 
 def neighbour_query() -> bytes:
     """Return the body of an RTM_GETNEIGH dump of every neighbour, of both families."""
-    return _NDMSG.pack(0, 0, 0, 0, 0)
+    return NDMSG.pack(0, 0, 0, 0, 0)
 
 
 def permanent_neighbour_of(body: bytes) -> tuple[int, IPAddress] | None:
     """Return the link's index and the address of a dumped neighbour; None for one that is not permanent."""
-    _, index, state, _, _ = _NDMSG.unpack_from(body)
-    packed = dict(attributes(body, _NDMSG.size)).get(_NDA_DST)
-    return None if packed is None or state != _NUD_PERMANENT else (index, ipaddress.ip_address(packed))
+    _, index, state, _, _ = NDMSG.unpack_from(body)
+    packed = dict(attributes(body, NDMSG.size)).get(NDA_DST)
+    return None if packed is None or state != NUD_PERMANENT else (index, ipaddress.ip_address(packed))
 
 
 def _route_head(address: IPAddress, prefix_length: int, scope: int) -> bytes:

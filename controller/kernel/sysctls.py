@@ -17,6 +17,11 @@ log = logging.getLogger(__name__)
 
 _ROOT: Final = Path("/proc/sys/net")
 _ALL_LINKS: Final = ("all", "default", "lo")
+#: What the host's end of a workload's link must have, by directory; see `guard_host_link`.
+_GUARDS: Final = {
+    "ipv4/conf": {"forwarding": "1", "rp_filter": "1"},
+    "ipv6/conf": {"accept_ra": "0", "accept_dad": "0", "disable_ipv6": "0", "forwarding": "1"},
+}
 
 
 def enable_forwarding() -> None:
@@ -48,8 +53,24 @@ def guard_host_link(name: str) -> None:
 
     A strict reverse path check lets a packet in only if the route back to its source leads out of the same link.
     """
-    _apply(f"ipv4/conf/{name}", {"forwarding": "1", "rp_filter": "1"})
-    _apply(f"ipv6/conf/{name}", {"accept_ra": "0", "accept_dad": "0", "disable_ipv6": "0", "forwarding": "1"})
+    for directory, value_by_name in _GUARDS.items():
+        _apply(f"{directory}/{name}", value_by_name)
+
+
+def unguarded(name: str) -> dict[str, tuple[str, str]]:
+    """Return the settings of this host link that are not as `guard_host_link` makes them: what is, what should be."""
+    found = {}
+    for directory, value_by_name in _GUARDS.items():
+        for setting, expected in value_by_name.items():
+            value = _read_if_there(f"{directory}/{name}/{setting}")
+            if value not in {None, expected}:
+                found[f"net/{directory}/{name}/{setting}"] = (str(value), expected)
+    return found
+
+
+def ipv6_is_off(name: str) -> bool:
+    """Tell whether this link has no IPv6; a kernel without IPv6 has none on any."""
+    return _read_if_there(f"ipv6/conf/{name}/disable_ipv6") != "0"
 
 
 def switch_ipv6(name: str, *, on: bool) -> None:
@@ -63,6 +84,11 @@ def _apply(directory: str, value_by_name: Mapping[str, str]) -> None:
         return
     for name, value in value_by_name.items():
         _write(path / name, value)
+
+
+def _read_if_there(name: str) -> str | None:
+    path = _ROOT / name
+    return _read(path) if path.exists() else None
 
 
 def _read(path: Path) -> str:

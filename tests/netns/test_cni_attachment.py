@@ -54,14 +54,15 @@ class Runtime:
         self._path = path
         self.assigner = assigner
 
-    async def call(self, command: str, container: str, namespace: str) -> tuple[int, dict[str, Any]]:
+    async def call(self, command: str, container: str, namespace: str, **keys: object) -> tuple[int, dict[str, Any]]:
         """Return exit status and what was printed."""
         configuration = {
-            "cniVersion": "1.0.0",
+            "cniVersion": "1.1.0",
             "name": "net",
             "type": "tortie-cni",
             "ipam": {"type": "tortie", "ipv6": True},
             "agent_socket": str(self._path),
+            **keys,
         }
         process = await asyncio.create_subprocess_exec(
             self._plugin,
@@ -149,8 +150,119 @@ async def test_a_full_pool_and_a_file_that_is_no_namespace_leave_nothing(
         others = [make_namespace() for _ in range(4)]
         calls = [runtime.call("ADD", f"pod{number}", other.name) for number, other in enumerate(others, 1)]
         assert [status for status, _ in await asyncio.gather(*calls)] == [0] * 4
-        before = ip("link show")
+        before = ip("-brief link show type veth").count("tor")
         status, failure = await runtime.call("ADD", "pod5", container.name)
         assert (status, failure["code"]) == (1, 104)
-        assert ip("link show") == before
+        assert ip("-brief link show type veth").count("tor") == before
+        status, failure = await runtime.call("STATUS", "", "")
+        assert (status, failure["code"]) == (1, 50)
+        assert await runtime.call("STATUS", "", "", ipam={"ipv4": False, "ipv6": True}) == (0, {})
         assert len(runtime.assigner.holders()) == 8
+
+
+FAULTS = [
+    ("neighbour", "ip neighbour delete 169.254.1.1 dev eth0"),
+    ("neighbour", "ip -6 neighbour delete fe80::ecee:eeff:feee:eeee dev eth0"),
+    ("neighbour", "ip neighbour replace 169.254.1.1 lladdr 02:00:00:00:00:01 dev eth0 nud permanent"),
+    ("route", "ip route delete default"),
+    ("route", "ip -6 route delete default"),
+    ("route", "ip route delete 169.254.1.1"),
+    ("address", "ip address delete {four}/32 dev eth0"),
+    ("address", "ip address delete {six}/128 dev eth0"),
+    ("state", "ip link set eth0 down"),
+    ("mtu", "ip link set eth0 mtu 1300"),
+    ("mac", "ip link set eth0 address 02:00:00:00:00:09"),
+    ("sysctl", "sysctl -q -w net.ipv6.conf.eth0.disable_ipv6=1"),
+    ("link", "ip link set eth0 down name eth9"),
+]
+HOST_FAULTS = [
+    ("hostroute", "ip route delete {four}"),
+    ("hostroute", "ip -6 route delete {six}"),
+    ("hostroute", "ip route replace {four}/32 dev up0 metric 1"),
+    ("hostroute", "ip route replace blackhole {four}/32 metric 1"),
+    ("neighbour", "ip neighbour delete {four} dev {link}"),
+    ("neighbour", "ip -6 neighbour replace {six} lladdr 02:00:00:00:00:01 dev {link} nud permanent"),
+    ("state", "ip link set {link} down"),
+    ("mtu", "ip link set {link} mtu 1300"),
+    ("mac", "ip link set {link} address 02:00:00:00:00:09"),
+    ("sysctl", "sysctl -q -w net.ipv4.conf.{link}.rp_filter=0"),
+    ("sysctl", "sysctl -q -w net.ipv6.conf.{link}.forwarding=0"),
+    ("link", "ip link delete {link}"),
+]
+
+
+async def test_check_sees_everything_that_others_change(
+    host: Namespace,
+    make_namespace: Callable[[], Namespace],
+    plugin: Path,
+    tmp_path: Path,
+) -> None:
+    """Each fault is named by a word, on either side, and ADD or DEL and ADD make it right again."""
+    container = make_namespace()
+    async with agent(tmp_path / "cni.sock", plugin) as runtime:
+        _, result = await runtime.call("ADD", "pod1", container.name)
+        link = result["interfaces"][0]["name"]
+        four, six = (entry["address"].partition("/")[0] for entry in result["ips"])
+        places = [(container, *fault) for fault in FAULTS] + [(host, *fault) for fault in HOST_FAULTS]
+        for place, word, command in places:
+            assert await runtime.call("CHECK", "pod1", container.name, prevResult=result) == (0, {}), command
+            place.run(*command.format(four=four, six=six, link=link).split())
+            status, failure = await runtime.call("CHECK", "pod1", container.name, prevResult=result)
+            assert (status, failure.get("code")) == (1, 120), command
+            assert f"{word}: is " in failure["msg"], command
+            assert "should be" in failure["msg"]
+            assert failure["details"]
+            host.run("sh", "-c", f"ip route flush {four}; ip link delete {link} || true")
+            assert (await runtime.call("DEL", "pod1", ""))[0] == 0
+            _, result = await runtime.call("ADD", "pod1", container.name)
+            four, six = (entry["address"].partition("/")[0] for entry in result["ips"])
+        await runtime.assigner.release("cni/net/pod1/eth0")
+        status, failure = await runtime.call("CHECK", "pod1", container.name)
+        assert (status, failure["code"], failure["msg"].partition(":")[0]) == (1, 120, "assignment")
+        assert (await runtime.call("CHECK", "pod1", "gone"))[1]["code"] == 3
+        assert (await runtime.call("DEL", "pod1", ""))[0] == 0
+
+
+async def test_gc_takes_away_what_the_runtime_forgot(
+    host: Namespace,  # noqa: ARG001  the test runs in it
+    make_namespace: Callable[[], Namespace],
+    plugin: Path,
+    tmp_path: Path,
+    ip: Callable[[str], str],
+) -> None:
+    """Links and addresses go, those of valid attachments and of another network stay; again and again the same."""
+    async with agent(tmp_path / "cni.sock", plugin) as runtime:
+        results = {}
+        for pod, network in (("pod1", "net"), ("pod2", "net"), ("pod3", "other")):
+            status, results[pod] = await runtime.call("ADD", pod, make_namespace().name, name=network)
+            assert status == 0
+        assert await runtime.call("GC", "", "") == (0, {})
+        assert len(runtime.assigner.holders()) == 6
+        for _ in range(2):
+            valid = [{"containerID": "pod1", "ifname": "eth0"}]
+            assert await runtime.call("GC", "", "", **{"cni.dev/valid-attachments": valid}) == (0, {})
+            handles = {holder.handle for holder in runtime.assigner.holders().values()}
+            assert handles == {"cni/net/pod1/eth0", "cni/other/pod3/eth0"}
+            links = ip("link show")
+            there = {pod for pod, result in results.items() if result["interfaces"][0]["name"] in links}
+            assert there == {"pod1", "pod3"}
+        assert await runtime.call("GC", "", "", **{"cni.dev/valid-attachments": None}) == (0, {})
+        assert {holder.handle for holder in runtime.assigner.holders().values()} == {"cni/other/pod3/eth0"}
+
+
+async def test_a_container_gets_the_mac_address_it_asks_for(
+    host: Namespace,  # noqa: ARG001  the test runs in it
+    make_namespace: Callable[[], Namespace],
+    plugin: Path,
+    tmp_path: Path,
+) -> None:
+    """It has it from the start, is reached with it, and CHECK expects it."""
+    container, wish = make_namespace(), {"runtimeConfig": {"mac": "02:00:5E:10:00:07"}}
+    async with agent(tmp_path / "cni.sock", plugin) as runtime:
+        status, result = await runtime.call("ADD", "pod1", container.name, **wish)
+        assert (status, result["interfaces"][1]["mac"]) == (0, "02:00:5e:10:00:07")
+        assert "02:00:5e:10:00:07" in container.run("ip", "link", "show", "eth0")
+        address = result["ips"][0]["address"].partition("/")[0]
+        await asyncio.to_thread(subprocess.run, ["ping", "-c1", "-W5", address], check=True, stdout=-3)
+        assert await runtime.call("CHECK", "pod1", container.name, prevResult=result, **wish) == (0, {})
+        assert (await runtime.call("CHECK", "pod1", container.name))[1]["code"] == 120

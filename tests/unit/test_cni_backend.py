@@ -13,9 +13,11 @@ from controller.cni.backend import WorkloadBackend
 from controller.cni.failures import CniFailure, ErrorCode
 from controller.cni.request import CniRequest, parse_request
 from controller.errors import KernelRefused, RefusedError, StoreUnavailable, TransientError
+from controller.kernel.link_inspection import ContainerSide, HostSide, LinkState
 from controller.kernel.link_names import container_mac, host_link_name
 from controller.kernel.links import IPV4_GATEWAY, IPV6_GATEWAY
 from controller.ports import KernelRoute, NextHop, RouteKind
+from ipam.block import Holder
 from ipam.errors import PoolExhausted
 from ipam.request import Assignment
 
@@ -44,12 +46,16 @@ class Node:
         self.gate = asyncio.Event()
         self.gate.set()
         self.obstacle: str | None = None
+        self.limitation: str | None = None
+        self.inspected: list[tuple[int, str, str, tuple[IPAddress, ...]]] = []
         self.backend = WorkloadBackend(
             addresses=self,
             links=self,
             routes=self,
             default_mtu_bytes=lambda: 1500,
             obstacle=lambda: self.obstacle,
+            limitation=lambda: self.limitation,
+            inspect=self.inspect,
         )
 
     async def _step(self, name: str) -> None:
@@ -69,6 +75,26 @@ class Node:
         """Forget the handle."""
         await self._step("release")
         return self.held.pop(handle, ())
+
+    async def probe(self, request: AssignRequest) -> None:
+        """Remember the question."""
+        await self._step("probe")
+        self.requests.append(request)
+
+    def holders(self) -> dict[IPAddress, Holder]:
+        """Return an address of its own for everything that is held."""
+        return {
+            IPV4_GATEWAY + number: Holder(handle, "n1", "web", "", f"tor-{handle}", 0.0)
+            for number, handle in enumerate(self.held, 1)
+        }
+
+    def inspect(self, descriptor: int, host: str, container: str, addresses: Collection[IPAddress]) -> LinkState:
+        """Find nothing of the link."""
+        self.inspected.append((descriptor, host, container, tuple(addresses)))
+        return LinkState(
+            HostSide(None, frozenset(), {}, {}),
+            ContainerSide(None, frozenset(), frozenset(), frozenset(), ipv6_off=True),
+        )
 
     async def wire(self, namespace_descriptor: int, link: WorkloadLink) -> int:
         """Remember the link."""
@@ -246,12 +272,91 @@ async def test_calls_for_two_interfaces_do_not_wait_for_each_other(node: Node) -
     await asyncio.gather(*calls)
 
 
+async def test_check_looks_at_the_link_with_what_is_assigned(node: Node) -> None:
+    """What should be comes from the assignment, what is from the kernel."""
+    node.held = {HANDLE: (), "cni/net/pod2/eth0": ()}
+    with pytest.raises(CniFailure, match=f"link: is {HOST_NAME} on the host missing") as raised:
+        await node.backend.check(request("CHECK"), 5)
+    assert raised.value.code is ErrorCode.CHECK_FAILED
+    assert node.inspected == [(5, HOST_NAME, "eth0", (IPV4_GATEWAY + 1,))]
+    assert node.steps == []
+
+
+def collect(*valid: str, name: str = "net") -> CniRequest:
+    """Return a GC after which these containers are left."""
+    listed = [{"containerID": each, "ifname": "eth0"} for each in valid]
+    return parse_request(
+        {"CNI_COMMAND": "GC"}, {"cniVersion": "1.1.0", "name": name, "cni.dev/valid-attachments": listed}
+    )
+
+
+async def test_gc_detaches_what_is_not_valid_of_its_own_network(node: Node) -> None:
+    """Other networks and other kinds of workloads keep theirs, also where a name begins alike; twice is once."""
+    kept = ["cni/net/pod1/eth0", "cni/net2/pod2/eth0", "cni/ne/pod2/eth0", "docker/net/pod2/eth0", "cni/nett/net/eth0"]
+    node.held = dict.fromkeys([*kept, "cni/net/pod2/eth0", "cni/net/pod1/eth1"], ())
+    for _ in range(2):
+        await node.backend.collect(collect("pod1"))
+        assert sorted(node.held) == sorted(kept)
+    assert node.steps == ["unwire", "release"] * 2
+
+
+async def test_gc_that_names_nothing_as_valid_collects_nothing(node: Node) -> None:
+    """A runtime that leaves the list out has not said that everything is garbage; an empty list does say so."""
+    node.held = {HANDLE: ()}
+    await node.backend.collect(parse_request({"CNI_COMMAND": "GC"}, {"cniVersion": "1.1.0", "name": "net"}))
+    assert set(node.held) == {HANDLE}
+    await node.backend.collect(collect())
+    assert node.held == {}
+
+
+async def test_gc_goes_on_after_what_it_cannot_collect(node: Node) -> None:
+    """The runtime is told how many are left, and why; the next GC tries them again."""
+    node.held = dict.fromkeys(["cni/net/pod2/eth0", "cni/net/pod3/eth0"], ())
+    node.fails["unwire"] = KernelRefused("link", 16, "busy")
+    with pytest.raises(CniFailure, match=r"2 attachments could not be collected, the first cni/net/pod2/eth0: .*busy"):
+        await node.backend.collect(collect())
+    assert node.steps == ["unwire", "unwire"]
+    node.fails.clear()
+    await node.backend.collect(collect())
+    assert node.held == {}
+
+
+async def test_gc_leaves_an_attachment_under_way(node: Node) -> None:
+    """An ADD that has not answered yet is in no runtime's list of valid attachments."""
+    node.held = {HANDLE: ()}
+    with_link = node.holders()[IPV4_GATEWAY + 1].interface
+    async with node.backend.alone(with_link):
+        await node.backend.collect(collect())
+    assert set(node.held) == {HANDLE}
+
+
 async def test_status_tells_the_obstacle(node: Node) -> None:
-    """A node that cannot attach anything says why."""
-    await node.backend.status()
+    """A node that cannot attach anything says why, and whether existing containers suffer too."""
+    asked = parse_request({"CNI_COMMAND": "STATUS"}, {"cniVersion": "1.1.0", "name": "net", "ipam": {"ipv6": True}})
+    node.limitation = "a route is missing"
+    await node.backend.status(asked)
+    (probe,) = node.requests
+    assert (probe.versions, probe.pools, node.held) == ((4, 6), (), {})
     node.obstacle = "the store was never read"
+    with pytest.raises(CniFailure, match="the store was never read; besides, a route is missing") as raised:
+        await node.backend.status(asked)
+    assert raised.value.code is ErrorCode.LIMITED_CONNECTIVITY
+    node.limitation = None
     with pytest.raises(TransientError, match="never read"):
-        await node.backend.status()
+        await node.backend.status(asked)
+
+
+async def test_status_tells_that_no_address_is_left(node: Node) -> None:
+    """What an ADD would be refused for is told before one is tried."""
+    node.fails["probe"] = PoolExhausted("every pool is full")
+    with pytest.raises(PoolExhausted):
+        await node.backend.status(parse_request({"CNI_COMMAND": "STATUS"}, {"cniVersion": "1.1.0", "name": "net"}))
+
+
+async def test_a_mac_address_asked_for_is_the_containers(node: Node) -> None:
+    """The link has it, and the runtime is told."""
+    result = await node.backend.add(request(runtimeConfig={"mac": "0A:00:00:00:00:05"}), 5)
+    assert result.container_mac == node.links[HOST_NAME][1].container_mac == "0a:00:00:00:00:05"
 
 
 async def test_only_an_add_without_a_link_renews_what_is_held(node: Node) -> None:

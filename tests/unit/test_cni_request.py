@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from controller.cni.failures import CniFailure, ErrorCode
 from controller.cni.network_configuration import NetworkConfig, decode_object, parse_config
-from controller.cni.request import Command, parse_args, parse_environment, parse_request
-from controller.kernel.link_names import container_mac
+from controller.cni.request import CniRequest, Command, parse_args, parse_environment, parse_request
+from controller.kernel.link_names import container_mac, host_link_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +46,9 @@ def test_a_pods_add_is_understood() -> None:
     assert request.handle == f"cni/k8s-net/{POD}/eth0"
     assert (request.workload, request.namespace, request.interface) == ("web-0", "shop", "eth0")
     assert request.namespace_path == "/var/run/netns/cni-1"
-    assert request.previous_result == {"ips": []}
+    assert request.previous is not None
+    assert request.previous.fields == {"ips": []}
+    assert (request.host_name, request.container_mac) == (host_link_name(POD, "eth0"), container_mac(POD, "eth0"))
     assert request.config == NetworkConfig("k8s-net", "1.0.0", True, False, (), (), 0)
 
 
@@ -58,10 +60,20 @@ def test_a_container_without_a_pod_is_named_by_its_identifier() -> None:
 
 WISHES = [
     ({"CNI_ARGS": "IP=10.88.7.500"}, {}, ErrorCode.INVALID_ENVIRONMENT, "10.88.7.500"),
-    ({"CNI_ARGS": "MAC=02:00:00:00:00:05"}, {}, ErrorCode.INVALID_ENVIRONMENT, "02:00:00:00:00:05"),
+    ({"CNI_ARGS": "MAC=02:00:00:00:00"}, {}, ErrorCode.INVALID_ENVIRONMENT, "02:00:00:00:00"),
+    ({"CNI_ARGS": "MAC=03:00:00:00:00:05"}, {}, ErrorCode.INVALID_ENVIRONMENT, "unicast"),
+    ({"CNI_ARGS": "MAC=00-00-00-00-00-00"}, {}, ErrorCode.INVALID_ENVIRONMENT, "unicast"),
+    ({"CNI_ARGS": "MAC=EE:EE:EE:EE:EE:EE"}, {}, ErrorCode.INVALID_ENVIRONMENT, "the host's end"),
     ({}, {"runtimeConfig": {"ips": ["10.88.7.50", "host-7"]}}, ErrorCode.INVALID_CONFIG, "host-7"),
     ({}, {"runtimeConfig": {"ips": {"a": 1}}}, ErrorCode.INVALID_CONFIG, "runtimeConfig.ips"),
-    ({}, {"runtimeConfig": {"mac": "02:00:00:00:00:05"}}, ErrorCode.INVALID_CONFIG, "02:00:00:00:00:05"),
+    ({}, {"runtimeConfig": {"mac": "02:00:00:00:00:zz"}}, ErrorCode.INVALID_CONFIG, "02:00:00:00:00:zz"),
+    ({}, {"runtimeConfig": {"mac": 7}}, ErrorCode.INVALID_CONFIG, "runtimeConfig.mac"),
+    (
+        {"CNI_ARGS": "MAC=02:00:00:00:00:05"},
+        {"runtimeConfig": {"mac": "02:00:00:00:00:06"}},
+        ErrorCode.INVALID_CONFIG,
+        "02:00:00:00:00:05, 02:00:00:00:00:06",
+    ),
 ]
 
 
@@ -101,25 +113,94 @@ def test_a_del_is_not_kept_from_its_work_by_a_wish(
     assert not request.addresses
 
 
-@pytest.mark.parametrize("change", [str.upper, str.lower])
-def test_the_mac_address_that_the_container_has_anyway_is_granted(change: Callable[[str], str]) -> None:
-    """Runtimes that attach a running container again ask for the MAC address it had."""
-    mac = change(container_mac(POD, "eth0"))
-    wishes = {"runtimeConfig": {"mac": mac, "ips": []}}
-    assert parse_request({**ENVIRONMENT, "CNI_ARGS": f"IP=;MAC={mac}"}, {**CONFIG, **wishes}).container_id == POD
+@pytest.mark.parametrize("command", ["ADD", "CHECK"])
+@pytest.mark.parametrize(
+    ("args", "keys"),
+    [
+        ("MAC=0A:00:00:00:00:05", {}),
+        ("MAC=0a-00-00-00-00-05", {"runtimeConfig": {"mac": ""}}),
+        ("MAC=", {"runtimeConfig": {"mac": "0a:00:00:00:00:05"}}),
+        ("MAC=0a:00:00:00:00:05", {"runtimeConfig": {"mac": "0A:00:00:00:00:05"}}),
+    ],
+)
+def test_a_mac_address_may_be_chosen(command: str, args: str, keys: dict[str, object]) -> None:
+    """Both ways of asking are understood, and a CHECK expects what the ADD made."""
+    request = parse_request({**ENVIRONMENT, "CNI_COMMAND": command, "CNI_ARGS": args}, {**CONFIG, **keys})
+    assert request.container_mac == "0a:00:00:00:00:05"
 
 
-def test_status_concerns_no_container() -> None:
+@pytest.mark.parametrize("command", ["STATUS", "GC"])
+def test_status_and_gc_concern_no_container(command: str) -> None:
     """Runtimes ask with every variable but the command empty."""
-    request = parse_request({"CNI_COMMAND": "STATUS", "CNI_CONTAINERID": "", "CNI_IFNAME": "", "CNI_ARGS": ""}, CONFIG)
-    assert (request.command, request.container_id, request.interface) == (Command.STATUS, "", "")
+    variables = {"CNI_COMMAND": command, "CNI_CONTAINERID": "", "CNI_IFNAME": "", "CNI_ARGS": ""}
+    request = parse_request(variables, {**CONFIG, "cniVersion": "1.1.0"})
+    assert (request.command.value, request.container_id, request.interface) == (command, "", "")
+    assert request.valid is None
+
+
+@pytest.mark.parametrize(
+    ("command", "before", "since"),
+    [("CHECK", "0.3.1", "0.4.0"), ("GC", "1.0.0", "1.1.0"), ("STATUS", "1.0.0", "1.1.0")],
+)
+def test_a_command_that_its_version_does_not_have_is_code_1(command: str, before: str, since: str) -> None:
+    """The details name the first version that has it."""
+    environment = {**ENVIRONMENT, "CNI_COMMAND": command}
+    assert parse_request(environment, {**CONFIG, "cniVersion": since}).command.value == command
+    with pytest.raises(CniFailure, match=f"{command} does not exist in CNI {before}") as raised:
+        parse_request(environment, {**CONFIG, "cniVersion": before})
+    assert raised.value.code is ErrorCode.INCOMPATIBLE_VERSION
+    assert since in raised.value.details
+
+
+def collect(**keys: object) -> CniRequest:
+    """Return a GC with these keys in its configuration."""
+    return parse_request({"CNI_COMMAND": "GC"}, {**CONFIG, "cniVersion": "1.1.0", **keys})
+
+
+@pytest.mark.parametrize(
+    ("listed", "valid"),
+    [
+        (
+            [{"containerID": "a", "ifname": "eth0"}, {"containerID": "b", "ifname": "e", "more": 1}],
+            {("a", "eth0"), ("b", "e")},
+        ),
+        ([], set()),
+        (None, set()),
+    ],
+)
+def test_gc_lists_what_is_still_in_use(listed: object, valid: set[tuple[str, str]]) -> None:
+    """A runtime without any container writes null."""
+    assert set(collect(**{"cni.dev/valid-attachments": listed}).valid or ()) == valid
+    assert collect(**{"cni.dev/valid-attachments": listed}).valid is not None
+
+
+@pytest.mark.parametrize(
+    "listed", ["", 0, False, {}, "a", [None], [{}], [{"containerID": "a"}], [{"containerID": "a", "ifname": ""}]]
+)
+def test_a_list_that_makes_no_sense_collects_nothing(listed: object) -> None:
+    """One entry that cannot be read may stand for a container that runs."""
+    code, message = failure(lambda: collect(**{"cni.dev/valid-attachments": listed}))
+    assert (code, "cni.dev/valid-attachments" in message) == (ErrorCode.INVALID_CONFIG, True)
+
+
+@pytest.mark.parametrize(
+    "previous",
+    [7, [], {"interfaces": {}}, {"ips": [1]}, {"routes": "x"}, {"interfaces": [{"name": "eth0", "sandbox": "/x"}]}],
+)
+def test_an_add_after_a_plugin_that_made_the_interface_is_refused(previous: object) -> None:
+    """Two plugins cannot make the same interface, and what cannot be read cannot be passed on."""
+    assert (
+        failure(lambda: parse_request(ENVIRONMENT, {**CONFIG, "prevResult": previous}))[0] is ErrorCode.INVALID_CONFIG
+    )
+    request = parse_request({**ENVIRONMENT, "CNI_COMMAND": "DEL"}, {**CONFIG, "prevResult": previous})
+    assert request.previous is None
 
 
 @pytest.mark.parametrize(
     "change",
     [
         {"CNI_COMMAND": "add"},
-        {"CNI_COMMAND": "CHECK"},
+        {"CNI_COMMAND": "UPDATE"},
         {"CNI_CONTAINERID": ""},
         {"CNI_CONTAINERID": "-x"},
         {"CNI_CONTAINERID": "a/b"},

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import json
+from typing import Any
 
 import pytest
 
 from controller.cni.failures import CniFailure, ErrorCode, failure_of
+from controller.cni.previous_result import parse_previous_result
 from controller.cni.result import CniResult, encode_result
 from controller.errors import (
     ConflictError,
@@ -100,3 +102,22 @@ def test_an_error_speaks_the_callers_version_where_it_can(asked: str | None, ans
     """Never a version we do not speak."""
     failure = CniFailure(ErrorCode.TRY_AGAIN_LATER, "text", "more")
     assert json.loads(failure.as_json(asked)) == {"cniVersion": answered, "code": 11, "msg": "text", "details": "more"}
+
+
+@pytest.mark.parametrize("version", ["0.3.1", "1.0.0", "1.1.0"])
+def test_what_plugins_before_ours_answered_stays(version: str) -> None:
+    """Everything of theirs comes first and unchanged, ours counts on from there."""
+    theirs: dict[str, Any] = {
+        "interfaces": [{"name": "lo", "mac": "00:00:00:00:00:00", "sandbox": "/run/netns/x"}],
+        "ips": [{"address": "127.0.0.1/8", "interface": 0}],
+        "routes": [{"dst": "192.0.2.0/24"}],
+        "dns": {"nameservers": ["192.0.2.53"]},
+    }
+    previous = parse_previous_result({"prevResult": {**theirs, "cniVersion": "x"}})
+    merged = json.loads(encode_result(RESULT, version, previous))
+    alone = json.loads(encode_result(RESULT, version))
+    assert merged["cniVersion"] == version
+    assert merged["dns"] == theirs["dns"]
+    assert merged["interfaces"] == [*theirs["interfaces"], *alone["interfaces"]]
+    assert merged["ips"] == [*theirs["ips"], *({**ip, "interface": 2} for ip in alone["ips"])]
+    assert merged["routes"] == [*theirs["routes"], *alone["routes"]]

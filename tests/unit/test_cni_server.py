@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from controller.cni import protocol
+from controller.cni.failures import CniFailure, ErrorCode
 from controller.cni.result import CniResult
 from controller.cni.server import Deadlines, serve
 from controller.errors import RefusedError, StoreUnavailable, TransientError
@@ -32,6 +33,14 @@ if TYPE_CHECKING:
 
 LIMIT = 60
 CONFIG = json.dumps({"cniVersion": "0.4.0", "name": "net", "type": "tortie-cni"}).encode()
+NEWEST = json.dumps(
+    {
+        "cniVersion": "1.1.0",
+        "name": "net",
+        "type": "tortie-cni",
+        "cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "eth0"}],
+    }
+).encode()
 SHORT = Deadlines(receive_seconds=0.05, answer_seconds=0.05, send_seconds=0.05, stop_seconds=LIMIT)
 
 
@@ -68,8 +77,20 @@ class FakeBackend:
         assert request.container_id
         await self._work()
 
-    async def status(self) -> None:
+    async def check(self, request: CniRequest, namespace_descriptor: int) -> None:
+        """Look at the namespace."""
+        assert request.container_id
+        os.fstat(namespace_descriptor)
+        await self._work()
+
+    async def collect(self, request: CniRequest) -> None:
         """Do nothing."""
+        assert list(request.valid or ()) == [("c1", "eth0")]
+        await self._work()
+
+    async def status(self, request: CniRequest) -> None:
+        """Do nothing."""
+        assert request.config.name == "net"
         await self._work()
 
 
@@ -149,11 +170,15 @@ class Caller:
 
 
 async def call(
-    path: Path, variables: bytes, descriptors: list[int] | None = None, number: int = errno.ENOENT
+    path: Path,
+    variables: bytes,
+    descriptors: list[int] | None = None,
+    number: int = errno.ENOENT,
+    config: bytes = CONFIG,
 ) -> Caller:
     """Send a whole request; without descriptors it carries the errno."""
     caller = Caller(path)
-    request = protocol.encode_request(0 if descriptors else number, variables, CONFIG)
+    request = protocol.encode_request(0 if descriptors else number, variables, config)
     await caller.send(request, descriptors)
     return caller
 
@@ -209,20 +234,44 @@ async def test_delete_needs_no_namespace(path: Path, backend: FakeBackend) -> No
         assert await (await call(path, environment("DEL", CNI_NETNS=""))).answer() == (0, b"")
 
 
-async def test_status_answers_nothing_or_code_50(path: Path, backend: FakeBackend) -> None:
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (TransientError("why"), 50),
+        (PoolExhausted("why"), 50),
+        (CniFailure(ErrorCode.LIMITED_CONNECTIVITY, "why"), 51),
+        (ZeroDivisionError("why"), 999),
+    ],
+)
+async def test_status_answers_nothing_or_code_50_or_51(
+    path: Path, backend: FakeBackend, error: Exception, code: int
+) -> None:
     """A runtime shows the reason as its node's condition."""
     async with served(path, backend):
-        assert await (await call(path, environment("STATUS"))).answer() == (0, b"")
-        backend.error = TransientError("the store was never read")
-        assert await (await call(path, environment("STATUS"))).failure() == (50, "the store was never read")
+        assert await (await call(path, environment("STATUS"), config=NEWEST)).answer() == (0, b"")
+        backend.error = error
+        found, message = await (await call(path, environment("STATUS"), config=NEWEST)).failure()
+    assert (found, "why" in message) == (code, True)
 
 
-@pytest.mark.parametrize("command", ["CHECK", "GC", "add", ""])
+async def test_gc_and_check_answer_nothing_or_the_reason(path: Path, backend: FakeBackend, file: BinaryIO) -> None:
+    """GC needs no namespace, CHECK does."""
+    async with served(path, backend):
+        assert await (await call(path, environment("GC"), config=NEWEST)).answer() == (0, b"")
+        for variables, code in ((environment("CHECK", CNI_NETNS=""), 4), (environment("CHECK"), 3)):
+            assert (await (await call(path, variables, config=NEWEST)).failure())[0] == code
+        check = (path, environment("CHECK"), [file.fileno()])
+        assert await (await call(*check, config=NEWEST)).answer() == (0, b"")
+        backend.error = CniFailure(ErrorCode.CHECK_FAILED, "mtu: is 1, should be 2")
+        assert await (await call(*check, config=NEWEST)).failure() == (120, "mtu: is 1, should be 2")
+
+
+@pytest.mark.parametrize("command", ["UPDATE", "add", ""])
 async def test_an_unknown_command_is_code_4(path: Path, backend: FakeBackend, command: str) -> None:
     """The message lists the known ones."""
     async with served(path, backend):
         code, message = await (await call(path, environment(command))).failure()
-    assert (code, "ADD, DEL, STATUS, VERSION" in message) == (4, True)
+    assert (code, "ADD, DEL, CHECK, GC, STATUS, VERSION" in message) == (4, True)
 
 
 @pytest.mark.parametrize(

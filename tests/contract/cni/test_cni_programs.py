@@ -128,6 +128,13 @@ def test_an_agent_that_is_not_there_is_try_again_later(program: Program, text: b
     assert (outcome.status, outcome.output, outcome.errors) == (1, expected_error(11, message, ADVICE), b"")
 
 
+def test_status_without_an_agent_is_not_available(program: Program) -> None:
+    """A runtime asks whether the node can attach containers, and without an agent it cannot."""
+    outcome = program.run(b'{"cniVersion":"1.1.0"}', CNI_COMMAND="STATUS")
+    message = f"the tortie agent at {program.default_socket} cannot be reached: No such file or directory"
+    assert (outcome.status, outcome.output) == (1, expected_error(50, message, ADVICE, "1.1.0"))
+
+
 def test_a_socket_nobody_listens_on_is_try_again_later(program: Program, agent: FakeAgent) -> None:
     """An agent that died leaves its socket behind."""
     agent.close()
