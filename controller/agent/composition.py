@@ -24,6 +24,7 @@ from controller.agent.publishing import EndpointPublisher
 from controller.agent.registration import Registration
 from controller.agent.routing import Routing
 from controller.agent.status import Observed, obstacle, status_of
+from controller.agent.way_out import WayOut
 from controller.assignment.assigner import Assigner
 from controller.cni.backend import WorkloadBackend
 from controller.cni.server import serve
@@ -33,10 +34,12 @@ from controller.docker.plugin import DockerPlugin
 from controller.errors import TortieError
 from controller.kernel.addresses import interface_addresses, uplink_mtu
 from controller.kernel.connections import KernelConnections
+from controller.kernel.forward_filters import open_forwarding
 from controller.kernel.lent_links import LentLinks
 from controller.kernel.links import KernelLinks
 from controller.kernel.monitor import KernelChange, KernelMonitor
 from controller.kernel.neighbours import KernelEndpoints
+from controller.kernel.nftables import NftablesTable
 from controller.kernel.routes import KernelFib
 from controller.kernel.sysctls import enable_forwarding
 from controller.ports import Interrupted
@@ -61,6 +64,8 @@ log = logging.getLogger(__name__)
 
 #: How long a failed step waits before it is tried again, in seconds.
 _RETRY_SECONDS = 1.0
+#: The name of our table of the packet filter.
+_FILTER_TABLE = "tortie"
 _BLOCKS_UNKNOWN = "own blocks are not known yet"
 #: How often links and addresses are read anew without any hint, in seconds.
 _RESYNC_SECONDS = 90.0
@@ -102,6 +107,7 @@ class Agent:
             routes=self._programmer,
             default_mtu_bytes=lambda: self._mtu_bytes,
             obstacle=lambda: obstacle(self._observed()),
+            limitation=self._limitation,
         )
         self._collector = Collector(
             node=node,
@@ -113,6 +119,9 @@ class Agent:
         )
         self._publisher = EndpointPublisher(
             node=node.name, store=store, read=self._endpoints.read, clock=time.time, complaints=self._complaints
+        )
+        self._way_out = WayOut(
+            table=NftablesTable(_FILTER_TABLE), open_forwarding=open_forwarding, complaints=self._complaints
         )
         self._assigner.on_change(self._routing.mark)
         self._links.on_change(self._routing.mark)
@@ -161,6 +170,7 @@ class Agent:
                 tasks.create_task(self._serve_docker(self._settings.docker_plugin_socket), name="docker")
             tasks.create_task(self._publisher.run(), name="endpoints")
             tasks.create_task(self._collect(), name="collection")
+            tasks.create_task(self._way_out.run(), name="way out")
             tasks.create_task(self._announce_readiness(), name="readiness")
 
     def status(self) -> Status:
@@ -193,6 +203,12 @@ class Agent:
             malformed=cluster.malformed,
         )
 
+    def _limitation(self) -> str | None:
+        """Return why existing workloads may not all be reached, or None."""
+        for failure in self._programmer.failures.values():
+            return f"the kernel does not take the route to {failure.prefix}: {failure.reason}"
+        return None
+
     async def _assign(self) -> None:
         """Start assigning as soon as the store answers, then follow the node's own share."""
         while True:
@@ -221,6 +237,7 @@ class Agent:
             self._store_reason = None
             cluster = fold(cluster, event)
             self._assigner.set_rules(cluster.rules)
+            self._way_out.learn_pools(tuple(pool for pool, _ in cluster.pools.values()))
             await self._assigning.wait()
             self._routing.learn_cluster(cluster)
             self._collector.learn_cluster(cluster)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from controller.errors import RefusedError
 from controller.resources.fields import (
@@ -26,6 +26,14 @@ from ipam.reservation import Reservation
 from ipam.selector import EVERY_NODE
 
 _DEFAULTS: Final = IpamConfiguration()
+#: Encapsulations that a pool may ask for some day, in lower case.
+_UNSUPPORTED: Final = frozenset({"always", "crosssubnet", "cross-subnet"})
+
+
+def _supported(value: object) -> object:
+    if isinstance(value, str) and value.lower() in _UNSUPPORTED:
+        raise ValueError(f"{value!r} is not supported yet; write Never, or leave the field out")
+    return value
 
 
 class PoolSpec(Document):
@@ -46,7 +54,10 @@ class PoolSpec(Document):
         "rack in {'7', '8'}, joined by &&, || and !",
     )
     nat_outgoing: bool = Field(
-        default=False, description="masquerade traffic that leaves the pools (kept, without effect yet)"
+        default=False, description="what leaves all pools gets the address of the host it leaves by, on hosts with nft"
+    )
+    encapsulation: Annotated[Literal["Never"], spelled("Never"), BeforeValidator(_supported)] = Field(
+        default="Never", description="pools are routed as they are; there is no encapsulation yet"
     )
     disable_bgp_export: bool = Field(default=False, alias="disableBGPExport", description="announce none of its blocks")
     communities: list[Community] = Field(

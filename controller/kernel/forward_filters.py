@@ -1,0 +1,126 @@
+"""Filters of others that drop what the host forwards: dockerd's is asked to let our links through, others are told of.
+
+What one table drops no other can save: accept ends its own chain only (nft(8), "verdict statement"). So a policy of
+drop needs rules inside that very chain. Docker keeps the chain DOCKER-USER for the rules of others and never changes
+what is in it; there, and nowhere else, two rules for each IP version are put. They are written with the `iptables` that
+dockerd itself uses. A chain that an operator made drop is the operator's: it is named, with the commands that would
+open it for our links, and not touched.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from controller.errors import PermanentError
+from controller.kernel.link_names import HOST_LINK_PREFIX
+from controller.kernel.programs import run_program
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+log = logging.getLogger(__name__)
+
+_USER_CHAIN: Final = "DOCKER-USER"
+_PROGRAM: Final = {4: "iptables", 6: "ip6tables"}
+#: The table that iptables filters in, by the IP version, as nftables shows it.
+_IPTABLES: Final = {("ip", "filter"): 4, ("ip6", "filter"): 6}
+#: Where the kernel lists the tables of the older of iptables' two backends.
+_LEGACY: Final = {4: Path("/proc/net/ip_tables_names"), 6: Path("/proc/net/ip6_tables_names")}
+_VERSIONS: Final = {"ip": {4}, "ip6": {6}, "inet": {4, 6}}
+_DIRECTIONS: Final = ("-i", "-o")
+_ERROR_LENGTH: Final = 300
+
+
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    """A chain of nftables that drops what no rule of it takes."""
+
+    family: str
+    table: str
+    name: str
+
+
+async def open_forwarding(versions: Collection[int]) -> None:
+    """Have nothing drop what workloads of these IP versions send and get, as far as it is for us to do.
+
+    Raises `PermanentError`, which names what still drops and the commands that let it through, and `TransientError`.
+    """
+    dropping = await _dropping_chains()
+    blocked: list[str] = []
+    for version in sorted(versions):
+        if version in {_IPTABLES.get((chain.family, chain.table)) for chain in dropping} or _is_legacy(version):
+            blocked += await _open_iptables(version)
+    for chain in dropping:
+        if (chain.family, chain.table) not in _IPTABLES and _VERSIONS.get(chain.family, set()).intersection(versions):
+            blocked += await _closed(chain)
+    if blocked:
+        raise PermanentError("; ".join(blocked))
+
+
+async def _dropping_chains() -> list[_Chain]:
+    try:
+        status, output, errors = await run_program(["nft", "-j", "list", "chains"])
+    except FileNotFoundError:
+        return []
+    if status:
+        raise PermanentError(f"nft cannot list the host's chains: {errors.strip()[:_ERROR_LENGTH]}")
+    try:
+        chains = [part["chain"] for part in json.loads(output)["nftables"] if "chain" in part]
+        return [
+            _Chain(chain["family"], chain["table"], chain["name"])
+            for chain in chains
+            if chain.get("hook") == "forward" and chain.get("policy") == "drop"
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise PermanentError(f"nft lists the host's chains in a way that is not understood: {error!r}") from error
+
+
+def _is_legacy(version: int) -> bool:
+    try:
+        return "filter" in _LEGACY[version].read_text().split()
+    except OSError:
+        return False
+
+
+async def _open_iptables(version: int) -> list[str]:
+    program = _PROGRAM[version]
+    try:
+        status, output, errors = await run_program([program, "-w", "5", "-S"])
+    except FileNotFoundError:
+        return [f"the chain FORWARD of IPv{version} drops, and there is no {program} to open it; install iptables"]
+    if status:
+        raise PermanentError(f"{program} cannot list its rules: {errors.strip()[:_ERROR_LENGTH]}")
+    lines = output.splitlines()
+    if "-P FORWARD DROP" not in lines:
+        return []
+    chain = _USER_CHAIN if f"-N {_USER_CHAIN}" in lines else "FORWARD"
+    missing = [rule for direction in _DIRECTIONS if f"-A {(rule := _rule(chain, direction))}" not in lines]
+    if chain == "FORWARD":
+        commands = " and ".join(f"`{program} -I {rule}`" for rule in missing)
+        return [f"the policy of the chain FORWARD of {program} is DROP; run {commands}"] if missing else []
+    for rule in missing:
+        status, _, errors = await run_program([program, "-w", "5", "-I", *rule.split()])
+        if status:
+            raise PermanentError(f"{program} refuses the rule {rule}: {errors.strip()[:_ERROR_LENGTH]}")
+        log.info("links let through dockerd's filter", extra={"program": program, "rule": rule})
+    return []
+
+
+def _rule(chain: str, direction: str) -> str:
+    return f"{chain} {direction} {HOST_LINK_PREFIX}+ -j ACCEPT"
+
+
+async def _closed(chain: _Chain) -> list[str]:
+    """Return what to do about a chain of nftables itself; nothing if it accepts ours, or is gone."""
+    place = f"{chain.family} {chain.table} {chain.name}"
+    status, output, _ = await run_program(["nft", "-s", "list", "chain", chain.family, chain.table, chain.name])
+    rules = [f'{key} "{HOST_LINK_PREFIX}*" accept' for key in ("iifname", "oifname")]
+    missing = [rule for rule in rules if rule not in output]
+    if status or not missing:
+        return []
+    commands = " and ".join(f"`nft insert rule {place} {rule}`" for rule in missing)
+    return [f"the policy of the chain {place} is drop; run {commands}"]
