@@ -5,6 +5,7 @@ pyroute2 runs an event loop of its own inside its calls: from asyncio code these
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import ipaddress
 import socket
@@ -85,8 +86,13 @@ class _Kernel:
 
     def default_route_links(self, version: int) -> list[int]:
         # Not pyroute2's get_default_routes: it ends at the first datagram of a dump in which there is none.
-        with closing(NetlinkSocket()) as asked:
-            bodies = asked.dump_as(RTM_GETROUTE, dump_request(version, _ANY_PROTOCOL), _default_routes)
+        try:
+            with closing(NetlinkSocket()) as asked:
+                bodies = asked.dump_as(RTM_GETROUTE, dump_request(version, _ANY_PROTOCOL), _default_routes)
+        except KernelRefused as error:
+            if error.error_number == errno.ENOENT:  # a namespace in which nobody has added a route yet has no table
+                return []
+            raise
         defaults = sorted((dict(attributes(body, RTMSG.size)) for body in bodies), key=_metric)
         return [index for found in defaults for index in _links_of(found)]
 

@@ -304,7 +304,7 @@ def test_a_part_that_fails_ends_the_whole_agent(stopped: Lab, tmp_path: Path) ->
         "import sys\n"
         "from controller.agent import routing\n"
         "from controller.agent.main import main\n"
-        "def decide(_known): raise ZeroDivisionError('a defect')\n"
+        "def decide(*_known): raise ZeroDivisionError('a defect')\n"
         "routing.decide = decide\n"
         "sys.argv = ['tortie-agent']\n"
         "main()\n"
