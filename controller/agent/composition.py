@@ -258,7 +258,7 @@ class Agent:
             addresses=self._assigner,
             pools=self._pools,
             links=self._links,
-            lend=lent_links.lend,
+            lending=lent_links,
             routes=self._programmer,
             packet_filter=Firewall(),
             alone=self._workloads.alone,

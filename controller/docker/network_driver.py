@@ -29,11 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
-    from controller.docker.node_parts import Addresses, LinkWork, PacketFilter, RouteWork
+    from controller.docker.node_parts import Addresses, Lending, LinkWork, PacketFilter, RouteWork
     from controller.docker.requests import Fields
     from controller.docker.state import DriverState
     from controller.docker.values import Network
-    from ipam.address import IPAddress
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +40,8 @@ log = logging.getLogger(__name__)
 class NetworkDriver:
     """Answers the calls of `NetworkDriver`.
 
-    `lend` makes a link whose far end stays with us until dockerd takes it, and returns its index; `alone` holds back
-    every other call for a link, by its name; `default_mtu_bytes` gives the MTU of networks that set none.
+    `alone` holds back every other call for a link, by its name; `default_mtu_bytes` gives the MTU of networks that set
+    none.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class NetworkDriver:
         *,
         addresses: Addresses,
         links: LinkWork,
-        lend: Callable[[WorkloadLink, tuple[IPAddress, ...]], int],
+        lending: Lending,
         routes: RouteWork,
         packet_filter: PacketFilter,
         state: DriverState,
@@ -59,7 +58,7 @@ class NetworkDriver:
     ) -> None:
         self._addresses = addresses
         self._links = links
-        self._lend = lend
+        self._lending = lending
         self._routes = routes
         self._packet_filter = packet_filter
         self._state = state
@@ -67,6 +66,7 @@ class NetworkDriver:
         self._default_mtu_bytes = default_mtu_bytes
         self._publishing = asyncio.Lock()
         self._applied: str | None = None
+        self._untaken: frozenset[str] = frozenset()
 
     async def create_network(self, fields: Fields) -> dict[str, object]:
         """Keep the network; one of this id that is there is kept as the call describes it."""
@@ -129,7 +129,7 @@ class NetworkDriver:
             )
             gateways = tuple(network.gateway(version) for version in versions)
             try:
-                index = await self._links.make(link.host_name, partial(self._lend, link, gateways))
+                index = await self._links.make(link.host_name, partial(self._lending.lend, link, gateways))
                 await self._routes.program([workload_route(address, index) for address in link.addresses])
             except Exception:
                 await self._links.unwire(link.host_name)
@@ -179,9 +179,9 @@ class NetworkDriver:
         return {"Value": {}}
 
     async def resync(self) -> None:
-        """Make the packet filter right again, whatever became of it, and forget endpoints that nothing is left of."""
-        holders = self._addresses.holders()
-        held = {holder.handle for holder in holders.values()}
+        """End and forget what dockerd has left behind, and make the packet filter right again."""
+        await self._end_abandoned()
+        held = {holder.handle for holder in self._addresses.holders().values()}
         for endpoint in list(self._state.endpoints.values()):
             async with self._alone(endpoint.host_name):
                 if endpoint.handle not in held and endpoint.host_name not in self._links.index_of:
@@ -191,6 +191,20 @@ class NetworkDriver:
         await self._refresh_filter()
         for version in {address.version for each in self._state.endpoints.values() for address in each.addresses}:
             await self._packet_filter.let_through(version)
+
+    async def _end_abandoned(self) -> None:
+        """End the endpoints whose links' far ends were with us the last time already.
+
+        dockerd takes one at once, and gives it back when the container ends; if nobody answers then, it ends the
+        endpoint for itself and never tells.
+        """
+        untaken = await asyncio.to_thread(self._lending.untaken)
+        for endpoint in list(self._state.endpoints.values()):
+            if endpoint.lent_name in untaken & self._untaken:
+                log.warning("docker endpoint was abandoned and is ended", extra=_endpoint_fields(endpoint))
+                self._state.keep_endpoint(replace(endpoint, given_up=True))
+                await self._end(endpoint.endpoint_id)
+        self._untaken = untaken
 
     async def _end(self, endpoint_id: str) -> None:
         host_name = link_name(endpoint_id)

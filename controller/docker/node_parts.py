@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from controller.ports import KernelRoute
+    from controller.ports import KernelRoute, WorkloadLink
     from ipam.address import IPAddress
     from ipam.block import Holder
     from ipam.request import Assignment, AssignRequest, ReleaseRequest
@@ -51,6 +51,18 @@ class LinkWork(Protocol):
     @property
     def index_of(self) -> Mapping[str, int]:
         """The index of each link that exists, by its name."""
+        ...
+
+
+class Lending(Protocol):
+    """Makes links whose far end stays with us until dockerd takes it; may take its time."""
+
+    def lend(self, link: WorkloadLink, gateways: tuple[IPAddress, ...]) -> int:
+        """Have the link and return the host link's index."""
+        ...
+
+    def untaken(self) -> frozenset[str]:
+        """Return the names of the far ends that are with us: not taken yet, or given back."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Both drivers on one socket, and the loop that keeps the packet filter right."""
+"""Both drivers on one socket, and the loop that repairs what others left or changed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,12 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from controller.docker.node_parts import Addresses, LinkWork, PacketFilter, RouteWork
-    from controller.ports import WorkloadLink
-    from ipam.address import IPAddress
+    from controller.docker.node_parts import Addresses, Lending, LinkWork, PacketFilter, RouteWork
     from ipam.pool import Pool
 
 log = logging.getLogger(__name__)
 
-#: How often the packet filter is made right without any hint, in seconds.
+#: How often the drivers look for what is wrong without any hint, in seconds.
 _RESYNC_SECONDS: Final = 60.0
 
 
@@ -41,7 +39,7 @@ class DockerPlugin:
         addresses: Addresses,
         pools: Callable[[], Collection[Pool] | None],
         links: LinkWork,
-        lend: Callable[[WorkloadLink, tuple[IPAddress, ...]], int],
+        lending: Lending,
         routes: RouteWork,
         packet_filter: PacketFilter,
         alone: Callable[[str], AbstractAsyncContextManager[None]],
@@ -52,7 +50,7 @@ class DockerPlugin:
         self._networks = NetworkDriver(
             addresses=addresses,
             links=links,
-            lend=lend,
+            lending=lending,
             routes=routes,
             packet_filter=packet_filter,
             state=self._state,
@@ -98,5 +96,5 @@ class DockerPlugin:
             try:
                 await self._networks.resync()
             except TortieError as error:
-                log.warning("the packet filter could not be made right", extra={"reason": str(error)})
+                log.warning("what docker left behind could not be repaired", extra={"reason": str(error)})
             await asyncio.sleep(_RESYNC_SECONDS * random.uniform(0.9, 1.1))  # noqa: S311  jitter

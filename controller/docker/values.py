@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
-from controller.kernel.link_names import container_mac, host_link_name
+from controller.kernel.link_names import LENT_LINK_PREFIX, container_mac, host_link_name
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
@@ -126,7 +126,7 @@ class Endpoint:
     @property
     def lent_name(self) -> str:
         """The name of the link's other end until dockerd takes it: not one of a link that stays with us."""
-        return "tdk" + hashlib.sha256(self.endpoint_id.encode()).hexdigest()[:12]
+        return LENT_LINK_PREFIX + hashlib.sha256(self.endpoint_id.encode()).hexdigest()[:12]
 
 
 def link_name(endpoint_id: str) -> str:

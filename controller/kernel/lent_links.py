@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from controller.errors import KernelRefused, TortieError
 from controller.kernel import link_messages as message
-from controller.kernel.link_names import HOST_MAC
+from controller.kernel.link_names import HOST_MAC, LENT_LINK_PREFIX
 from controller.kernel.netlink import NetlinkSocket
 from controller.kernel.sysctls import guard_host_link
 
@@ -56,6 +56,12 @@ class LentLinks:
                 self._remove(link.host_name)
                 raise
             return host_end.index
+
+    def untaken(self) -> frozenset[str]:
+        """Return the names of the far ends that are here: not taken yet, or given back."""
+        with self._lock:
+            found = map(message.link_facts, self._socket.dump(message.RTM_GETLINK, message.veth_query()))
+            return frozenset(facts.name for facts in found if facts.name.startswith(LENT_LINK_PREFIX))
 
     def _ensure_pair(self, link: WorkloadLink) -> LinkFacts:
         present, far = self._find(link.host_name), self._find(link.container_name)

@@ -7,6 +7,8 @@ from typing import Final
 
 #: What the names of all our host links start with.
 HOST_LINK_PREFIX: Final = "tor"
+#: What the names of far ends start with that somebody else takes into a namespace, as long as they are with us.
+LENT_LINK_PREFIX: Final = "tdk"
 #: The MAC address of every host end, on every host.
 HOST_MAC: Final = "ee:ee:ee:ee:ee:ee"
 

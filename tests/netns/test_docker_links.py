@@ -84,7 +84,9 @@ def test_lent_again_it_stays_until_it_is_taken(
     """Then nobody else can have the old one's end, and a new one takes its place."""
     index = lent.lend(LINK, GATEWAYS)
     assert lent.lend(LINK, GATEWAYS) == index
+    assert lent.untaken() == {LINK.container_name}
     take(make_namespace(), ip)
+    assert lent.untaken() == frozenset()
     again = lent.lend(LINK, GATEWAYS)
     assert again != index
     assert LINK.container_name in ip("-br link")

@@ -44,12 +44,17 @@ class Kernel:
         self.routes: list[KernelRoute] = []
         self.ruleset = ""
         self.passes: set[int] = set()
+        self.taken: set[str] = set()
         self.filter_error: Exception | None = None
 
     def lend(self, link: WorkloadLink, _gateways: tuple[IPAddress, ...]) -> int:
         """Make a link."""
         self.links[link.host_name] = link
         return 7
+
+    def untaken(self) -> frozenset[str]:
+        """Return the far ends that are here."""
+        return frozenset(link.container_name for link in self.links.values()) - self.taken
 
     def wire(self, _namespace_descriptor: int, link: WorkloadLink) -> int:
         """Make a link of another kind: Docker never asks for it."""
@@ -108,19 +113,19 @@ class Node:
             obstacle=lambda: None,
         )
         path = self.directory / "tortie.sock"
-        plugin = DockerPlugin(
+        self.plugin = DockerPlugin(
             socket_path=path,
             state_path=self.directory / "docker.json",
             addresses=self.assigner,
             pools=lambda: POOLS,
             links=self.links,
-            lend=self.kernel.lend,
+            lending=self.kernel,
             routes=self.kernel,
             packet_filter=self.kernel,
             alone=backend.alone,
             default_mtu_bytes=lambda: 1500,
         )
-        self._task = asyncio.create_task(plugin.run())
+        self._task = asyncio.create_task(self.plugin.run())
         while not path.exists() and not self._task.done():  # noqa: ASYNC110  a file tells nobody that it came
             await asyncio.sleep(0.001)
         self._session = ClientSession(connector=UnixConnector(str(path)), timeout=ClientTimeout(total=60))

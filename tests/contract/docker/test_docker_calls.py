@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from controller.docker.ruleset import ruleset
+from controller.docker.values import link_name
 from controller.errors import PermanentError
 
 if TYPE_CHECKING:
@@ -133,6 +134,24 @@ async def test_a_late_release_takes_no_address_from_a_container(node: Node) -> N
     assert ipaddress.ip_address(address) in node.assigner.holders()
     await node.ask("/NetworkDriver.DeleteEndpoint", NetworkID=NETWORK, EndpointID=ENDPOINT)
     assert node.assigner.holders() == {}
+
+
+async def test_a_link_that_was_given_back_is_ended_without_a_call(node: Node) -> None:
+    """Nobody answered when the container ended; what is only just made, or in a container, stays."""
+    pool_id = await create_network(node)
+    for endpoint in (ENDPOINT, OTHER):
+        await create_endpoint(node, pool_id, endpoint)
+        await node.ask("/NetworkDriver.Join", NetworkID=NETWORK, EndpointID=endpoint)
+    await node.ask("/NetworkDriver.ProgramExternalConnectivity", EndpointID=ENDPOINT, Options=web_port(18082))
+    drivers = node.plugin._networks
+    await drivers.resync()
+    taken = node.kernel.links[link_name(OTHER)]
+    node.kernel.taken.add(taken.container_name)
+    await drivers.resync()
+    assert list(node.kernel.links.values()) == [taken]
+    assert tuple(node.assigner.holders()) == taken.addresses
+    assert [each["id"] for each in node.state()["endpoints"]] == [OTHER]
+    assert "18082" not in node.kernel.ruleset
 
 
 async def test_a_port_has_one_container(node: Node) -> None:
