@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "delete": ("delete", "Delete a pool, a reservation, a BGP peer or filter."),
     "ipam": ("ipam", "Show, check and release addresses; set the rules of their assignment."),
     "node": ("node", "Show this node's state; drain a node, or remove it from the cluster."),
+    "install-cni": ("install_cni", "Install the CNI plugin and a network on this host."),
     "lab": ("lab", "Run several hosts on this machine, in network namespaces."),
     "version": ("version", "Show the versions of tortiectl and of this host's agent."),
 }
@@ -46,7 +47,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"controller.cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  click's signature
