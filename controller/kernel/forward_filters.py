@@ -97,7 +97,7 @@ async def _open_iptables(version: int) -> list[str]:
     lines = output.splitlines()
     if "-P FORWARD DROP" not in lines:
         return []
-    chain = _USER_CHAIN if f"-N {_USER_CHAIN}" in lines else "FORWARD"
+    chain = _USER_CHAIN if f"-A FORWARD -j {_USER_CHAIN}" in lines else "FORWARD"
     missing = [rule for direction in _DIRECTIONS if f"-A {(rule := _rule(chain, direction))}" not in lines]
     if chain == "FORWARD":
         commands = " and ".join(f"`{program} -I {rule}`" for rule in missing)
