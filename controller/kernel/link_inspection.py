@@ -114,13 +114,14 @@ def inspect_link(
 
 
 def _host_side(name: str, addresses: Collection[IPAddress]) -> HostSide:
+    ipv6 = any(address.version == 6 for address in addresses)  # noqa: PLR2004  the IP version
     with closing(NetlinkSocket()) as asked:
         end = _end(asked, name)
         return HostSide(
             end=end,
             neighbours=_neighbours(asked),
             path_to={address: _path_to(asked, address) for address in addresses},
-            wrong_settings={} if end is None else unguarded(name),
+            wrong_settings={} if end is None else unguarded(name, ipv6=ipv6),
         )
 
 

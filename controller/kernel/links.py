@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-import socket
+from queue import SimpleQueue
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
@@ -27,49 +27,59 @@ if TYPE_CHECKING:
 #: Every workload's gateway, on every host: link-local (RFC 3927), and for IPv6 what HOST_MAC makes (RFC 4291, app. A).
 IPV4_GATEWAY: Final = ipaddress.IPv4Address("169.254.1.1")
 IPV6_GATEWAY: Final = ipaddress.IPv6Address("fe80::ecee:eeff:feee:eeee")
+#: As many removals wait for the kernel together; others wait for one of them.
+_REMOVALS_AT_ONCE: Final = 64
 
 
 class KernelLinks:
-    """The port `Links` in the namespace it was opened in; calls from several threads take turns.
+    """The port `Links` in the namespace it was opened in; calls from several threads take turns, but for removals.
 
-    Removing a link waits for every CPU (some 25 ms), so removals take turns of their own and hold up no wiring.
+    Removing a link waits until every CPU has let go of it (some 25 ms, rcu_barrier in net/core/dev.c). Removals that
+    wait at the same time wait together, as those of one batch of messages would not.
     """
 
     def __init__(self, *, timeout_seconds: float = 5.0) -> None:
         self._timeout_seconds = timeout_seconds
         self._socket = NetlinkSocket(timeout_seconds=timeout_seconds)
-        self._removals = NetlinkSocket(timeout_seconds=timeout_seconds)
         self._lock = Lock()
-        self._removals_lock = Lock()
+        self._removers: SimpleQueue[NetlinkSocket] = SimpleQueue()
+        for _ in range(_REMOVALS_AT_ONCE):
+            self._removers.put(NetlinkSocket(timeout_seconds=timeout_seconds))
 
     def close(self) -> None:
         """Close the sockets; the links stay."""
-        with self._lock, self._removals_lock:
+        with self._lock:
             self._socket.close()
-            self._removals.close()
+        for _ in range(_REMOVALS_AT_ONCE):
+            self._removers.get().close()
 
     def wire(self, namespace_descriptor: int, link: WorkloadLink) -> int:
         """Make the link, its addresses, routes and neighbours as described, and return the host link's index."""
         check_namespace(namespace_descriptor)
         with self._lock:
             created = self._ensure_pair(namespace_descriptor, link)
+            ipv6 = any(address.version == 6 for address in link.addresses)  # noqa: PLR2004  the IP version
             try:
-                index = self._facts(link.host_name).index
-                guard_host_link(link.host_name)
-                self._socket.require(f"setting up {link.host_name}", list(_host_side(index, link)))
-                self._set_up_container(namespace_descriptor, link)
+                ends = self._facts(link.host_name)
+                guard_host_link(link.host_name, ipv6=ipv6)
+                self._socket.require(f"setting up {link.host_name}", list(_host_side(ends.index, link)))
+                with entered(namespace_descriptor):
+                    self._set_up_container(ends.peer_index, link, ipv6=ipv6, created=created)
             except (TortieError, OSError):
                 if created:
                     self._remove(self._socket, link.host_name)
                 raise
-            return index
+            return ends.index
 
     def unwire(self, host_name: str) -> None:
         """Remove the link; one that is already gone is no error."""
         if not host_name.startswith(HOST_LINK_PREFIX):
             raise RefusedError(f"link {host_name} is not ours: our links start with {HOST_LINK_PREFIX}")
-        with self._removals_lock:
-            self._remove(self._removals, host_name)
+        remover = self._removers.get()
+        try:
+            self._remove(remover, host_name)
+        finally:
+            self._removers.put(remover)
 
     def list(self) -> dict[str, int]:
         """Return the index of every workload link of ours on this host, by its host name."""
@@ -122,21 +132,16 @@ class KernelLinks:
             raise KernelRefused(f"link {name}", errno.ENODEV, "it went away while it was being set up")
         return found
 
-    def _set_up_container(self, descriptor: int, link: WorkloadLink) -> None:
-        with entered(descriptor):
-            inside = NetlinkSocket(timeout_seconds=self._timeout_seconds)
-            try:
-                index = socket.if_nametoindex(link.container_name)
-                switch_ipv6(link.container_name, on=any(address.version == 6 for address in link.addresses))  # noqa: PLR2004  the IP version
-                surplus = _surplus_addresses(inside, index, link)
-                requests = [*surplus, *_container_side(index, link)]
-                inside.require(f"setting up {link.container_name} behind {link.host_name}", requests)
-            except OSError as error:
-                raise KernelRefused(
-                    f"link {link.container_name} behind {link.host_name}", error.errno or 0, str(error)
-                ) from error
-            finally:
-                inside.close()
+    def _set_up_container(self, index: int, link: WorkloadLink, *, ipv6: bool, created: bool) -> None:
+        """Set up the end of the namespace that this thread is in; one that was just created has no surplus."""
+        inside = NetlinkSocket(timeout_seconds=self._timeout_seconds)
+        try:
+            switch_ipv6(link.container_name, on=ipv6)
+            surplus = () if created else _surplus_addresses(inside, index, link)
+            requests = [*surplus, *_container_side(index, link)]
+            inside.require(f"setting up {link.container_name} behind {link.host_name}", requests)
+        finally:
+            inside.close()
 
     @staticmethod
     def _remove(sender: NetlinkSocket, name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import functools
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
@@ -52,7 +53,12 @@ def entered(descriptor: int) -> Iterator[None]:
 
 
 def _switch(descriptor: int, what: str) -> None:
-    # os.setns came with Python 3.12.
-    if ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET):
+    if _libc().setns(descriptor, _CLONE_NEWNET):
         number = ctypes.get_errno()
         raise KernelRefused(what, number, os.strerror(number))
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    """Return the C library, which is looked up once; os.setns came with Python 3.12."""
+    return ctypes.CDLL(None, use_errno=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from controller.ports import Links, WorkloadLink
+
+_REMOVALS_AT_ONCE: Final = 64
 
 
 class WorkloadLinks:
@@ -18,14 +20,15 @@ class WorkloadLinks:
 
     Wiring and listing run one after the other in one thread (entering a namespace changes the thread that does it), and
     each outcome is recorded on the event loop in that same order, before the caller sees it: a listing that began
-    before a link was wired can never hide it. Removals wait for every CPU, so they have a thread of their own.
+    before a link was wired can never hide it. A removal waits for every CPU, and many at once take no longer than one,
+    so each has a thread of its own.
     """
 
     def __init__(self, links: Links) -> None:
         self._links = links
         self._callbacks: list[Callable[[], None]] = []
         self._wiring = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wiring")
-        self._removing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="removing")
+        self._removing = ThreadPoolExecutor(max_workers=_REMOVALS_AT_ONCE, thread_name_prefix="removing")
         self._index_of: dict[str, int] = {}
 
     @property

@@ -143,6 +143,18 @@ def test_a_container_without_ipv6_address_has_no_ipv6(links: KernelLinks, contai
     assert "inet6" not in container.run("ip", "addr", "show", "eth0")
 
 
+def test_the_host_end_has_ipv6_only_for_a_workload_with_it(
+    links: KernelLinks, container: Namespace, ip: Callable[[str], str]
+) -> None:
+    """Nobody behind the link speaks IPv6 to the host without an address; given one, the gateway is there."""
+    links.wire(container.descriptor, workload("c1", "10.9.0.1"))
+    assert "inet6" not in ip(f"addr show {workload().host_name}")
+    links.wire(container.descriptor, workload())
+    assert "inet6 fe80::ecee:eeff:feee:eeee/64" in ip(f"addr show {workload().host_name}")
+    links.wire(container.descriptor, workload("c1", "10.9.0.1"))
+    assert "inet6" not in ip(f"addr show {workload().host_name}")
+
+
 def test_ipv6_is_turned_on_where_it_was_off(links: KernelLinks, container: Namespace) -> None:
     """A runtime that turns IPv6 off in every namespace does not take the address away."""
     container.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
@@ -261,6 +273,22 @@ def test_unwiring_twice(links: KernelLinks, container: Namespace) -> None:
     links.unwire(link.host_name)
     assert links.list() == {}
     assert "eth0" not in container.run("ip", "link")
+
+
+def test_many_are_removed_at_once(links: KernelLinks, make_namespace: Callable[[], Namespace]) -> None:
+    """More removals than wait together: each link is gone when its own call returns, also where two name the same."""
+    names = []
+    for number in range(4):
+        link = workload(f"c{number}", f"10.9.0.{number}")
+        links.wire(make_namespace().descriptor, link)
+        names.append(link.host_name)
+
+    def remove(name: str) -> bool:
+        links.unwire(name)
+        return name not in links.list()
+
+    with ThreadPoolExecutor(80) as pool:
+        assert all(pool.map(remove, names * 20))
 
 
 def test_only_our_links_are_removed(links: KernelLinks, ip: Callable[[str], str]) -> None:
