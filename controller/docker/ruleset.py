@@ -1,7 +1,6 @@
 """Published ports and internal networks as one nftables table of ours; pure.
 
-A table of ours can redirect and drop, but not save what another table drops (nft(8), "verdict statement": accept ends
-its own chain only). So what dockerd's FORWARD policy would drop is let through elsewhere, see `firewall`.
+A table of ours can redirect and drop, but not save what another table drops; see `controller.kernel.forward_filters`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from controller.docker.values import Endpoint, Network, Published
     from ipam.address import IPAddress
 
-TABLE: Final = "tortie-docker"
 _FAMILY: Final = {4: "ip", 6: "ip6"}
 _NFPROTO: Final = {4: "ipv4", 6: "ipv6"}
 _LOOPBACK: Final = ("ip daddr 127.0.0.0/8 return", "ip6 daddr ::1 return")
@@ -28,7 +26,7 @@ _FILTER: Final = -5
 
 
 def ruleset(endpoints: Iterable[Endpoint], networks: Mapping[str, Network]) -> str:
-    """Return what makes the table be exactly for these endpoints, in one transaction of `nft -f`."""
+    """Return what stands in the table for these endpoints, in the language of `nft -f`; empty if nothing needs to."""
     translated: list[str] = []
     hairpins: list[str] = []
     barred: list[str] = []
@@ -42,9 +40,8 @@ def ruleset(endpoints: Iterable[Endpoint], networks: Mapping[str, Network]) -> s
         if endpoint.published:
             # A container that calls itself at the host's address would refuse a packet from itself.
             hairpins.append(f'iifname "{endpoint.host_name}" oifname "{endpoint.host_name}" masquerade')
-    begin = f"table inet {TABLE}\ndelete table inet {TABLE}\n"
     if not (translated or barred):
-        return begin
+        return ""
     chains = [
         _chain("prerouting", f"nat hook prerouting priority {_DESTINATION}", translated),
         # What is for loopback stays there: a container could not answer to it.
@@ -52,7 +49,7 @@ def ruleset(endpoints: Iterable[Endpoint], networks: Mapping[str, Network]) -> s
         _chain("postrouting", f"nat hook postrouting priority {_SOURCE}", hairpins),
         _chain("forward", f"filter hook forward priority {_FILTER}", barred),
     ]
-    return f"{begin}table inet {TABLE} {{\n{''.join(chains)}}}\n"
+    return "".join(chains)
 
 
 def _chain(name: str, place: str, rules: list[str]) -> str:
