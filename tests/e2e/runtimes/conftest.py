@@ -1,0 +1,98 @@
+"""Three hosts: two on which runtimes work, and a third that is nothing but a host of the network."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from controller.lab.lab import Lab
+from tests.e2e.runtimes.hosts import RuntimeHost, fetch, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """The lab and its two hosts with runtimes; the third one is `h3`."""
+
+    lab: Lab
+    first: RuntimeHost
+    second: RuntimeHost
+
+    @property
+    def both(self) -> tuple[RuntimeHost, RuntimeHost]:
+        """The hosts with runtimes."""
+        return self.first, self.second
+
+    def reached(self, url: str, text: str) -> None:
+        """Wait until the third host gets this line of text from an address."""
+        wait_until(lambda: fetch(self.lab, "h3", url) == f"{text}\n", f"h3 gets {text} from {url}")
+
+    def set_grace(self, seconds: int) -> None:
+        """Set how long what seems lost is left alone."""
+        done = self.lab.run("h3", ["tortiectl", "ipam", "configure", f"--grace-seconds={seconds}"])
+        assert done.returncode == 0, done.stderr
+
+    def held(self) -> list[str]:
+        """Return a line for each address that is held in the whole cluster."""
+        lines = self.check("--show-all-ips").splitlines()
+        return [line for line in lines if ", handle " in line]
+
+    def check(self, *options: str) -> str:
+        """Return what the check of the address management says."""
+        return self.lab.run("h3", ["tortiectl", "ipam", "check", *options]).stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def started_hosts() -> Iterator[Hosts]:
+    """Make the hosts, once for all tests here."""
+    lab = Lab(f"rt{os.getpid()}")
+    made: list[RuntimeHost] = []
+    try:
+        lab.up(nodes=3, workloads=1, dual_stack=True)
+        for name in ("h1", "h2"):
+            made.append(RuntimeHost(lab, name))
+            made[-1].start()
+            made[-1].load_into_podman()
+        yield Hosts(lab, *made)
+    finally:
+        for host in made:
+            host.remove()
+        lab.down()
+
+
+@pytest.fixture(scope="module")
+def checked_hosts(started_hosts: Hosts) -> Iterator[Hosts]:
+    """Give the hosts; after the last test of a file the check must find what is held to be what is wired."""
+    yield started_hosts
+    wait_until(lambda: started_hosts.check().endswith("Check complete; found 0 problems."), "no problem is found")
+
+
+@pytest.fixture
+def hosts(checked_hosts: Hosts) -> Iterator[Hosts]:
+    """Give the hosts; afterwards podman's containers are removed, and nothing of any container may be left."""
+    before = _everything(checked_hosts)
+    yield checked_hosts
+    for host in checked_hosts.both:
+        host.podman("rm", "--all", "--force", "--time", "0")
+    # A namespace that nobody was asked to unwire takes its link with it when the kernel comes to it.
+    with contextlib.suppress(TimeoutError):
+        wait_until(lambda: _everything(checked_hosts) == before, "everything is as before")
+    assert _everything(checked_hosts) == before
+
+
+def _everything(hosts: Hosts) -> tuple[object, ...]:
+    return hosts.first.traces(), hosts.second.traces(), hosts.held()
+
+
+@pytest.fixture
+def no_grace(started_hosts: Hosts) -> Iterator[None]:
+    """Let what lost its workload come back after a second; after the test as late as usual."""
+    started_hosts.set_grace(1)
+    yield
+    started_hosts.set_grace(900)
