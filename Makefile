@@ -11,11 +11,12 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 NODES ?= 3
 WORKLOADS ?= 2
 STORE ?= sqlite
+EXAMPLES ?= 100000
 DUAL_STACK ?=
 BENCH ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-consul setup-test lab lab-down test lint types pytest format bench clean
+.PHONY: help setup setup-consul setup-test lab lab-down test lint types pytest fuzz format bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -54,6 +55,9 @@ types: setup ## static types
 
 pytest: setup-test ## the tests alone
 	$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider
+
+fuzz: setup ## made-up CNI calls against parser and socket: EXAMPLES=100000 of each kind
+	TORTIE_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/pytest -p no:cacheprovider tests/unit/test_cni_fuzz.py
 
 format: setup ## put the code into its one format
 	$(BIN)/ruff format
