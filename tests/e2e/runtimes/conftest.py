@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from dataclasses import dataclass
@@ -9,11 +10,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from controller.datamodel import keys
+from controller.datamodel.blocks import decode_block
 from controller.lab.lab import Lab
+from controller.store.opening import open_store
 from tests.e2e.runtimes.hosts import RuntimeHost, fetch, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from ipam.block import Block
 
 
 @dataclass(frozen=True)
@@ -39,13 +45,23 @@ class Hosts:
         assert done.returncode == 0, done.stderr
 
     def held(self) -> list[str]:
-        """Return a line for each address that is held in the whole cluster."""
-        lines = self.check("--show-all-ips").splitlines()
-        return [line for line in lines if ", handle " in line]
+        """Return a line for each address that is held in the whole cluster, with node and workload."""
+        blocks = asyncio.run(self._blocks())
+        return sorted(
+            f"{address} {each.node} {each.workload}" for block in blocks for address, each in block.assignments()
+        )
 
-    def check(self, *options: str) -> str:
-        """Return what the check of the address management says."""
-        return self.lab.run("h3", ["tortiectl", "ipam", "check", *options]).stdout.strip()
+    async def _blocks(self) -> list[Block]:
+        store = open_store(f"sqlite:{self.lab.layout().state / 'store.db'}")
+        try:
+            found = await store.list(keys.BLOCKS)
+        finally:
+            await store.close()
+        return [decode_block(key, entry.value) for key, entry in found.items()]
+
+    def check(self) -> str:
+        """Return what the check of the address management says last."""
+        return self.lab.run("h3", ["tortiectl", "ipam", "check"]).stdout.strip().rpartition("\n")[2]
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +86,7 @@ def started_hosts() -> Iterator[Hosts]:
 def checked_hosts(started_hosts: Hosts) -> Iterator[Hosts]:
     """Give the hosts; after the last test of a file the check must find what is held to be what is wired."""
     yield started_hosts
-    wait_until(lambda: started_hosts.check().endswith("Check complete; found 0 problems."), "no problem is found")
+    wait_until(lambda: started_hosts.check() == "Check complete; found 0 problems.", "no problem is found")
 
 
 @pytest.fixture

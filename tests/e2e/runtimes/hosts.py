@@ -25,6 +25,8 @@ _DEADLINE_SECONDS = 30.0
 _COMMAND_SECONDS = 90.0
 #: Where runtimes keep, or look for, what is this host's alone.
 _PRIVATE = ("run", "dev/shm", "var/lib", "opt", "etc/cni")
+#: The network behind the bridge beside ours: the same on every host, because no other host sees it.
+BRIDGED = "10.99.0.0/24"
 #: Debian's plugins.
 _PLUGINS = Path("/usr/lib/cni")
 #: Past any proxy that this machine may have for its own.
@@ -67,7 +69,7 @@ class RuntimeHost:
 
     Its processes have a process namespace: with its first one the kernel kills all of them. They have a mount
     namespace, which ends with the last of them. What a runtime finds is the lab's network, with Debian's plugin that
-    publishes ports chained to it.
+    publishes ports chained to it, and a network behind a bridge beside it.
     """
 
     def __init__(self, lab: Lab, name: str) -> None:
@@ -153,6 +155,16 @@ class RuntimeHost:
         )
         return found["IPAddress"], found["GlobalIPv6Address"]
 
+    def serve(self, name: str, *options: str, port: int = 80) -> None:
+        """Have podman run a container that answers with its own name, and writes who asks."""
+        command = f"echo {name} > /www/index.html; exec httpd -f -v -p {port} -h /www"
+        self.podman_run(name, *options, command=("sh", "-c", command))
+
+    def got(self, name: str, url: str) -> str | None:
+        """Return what a container of podman gets from an address, None if nothing within two seconds."""
+        done = self.attempt("podman", "exec", name, "timeout", "2", "wget", "-q", "-O-", url)
+        return done.stdout.decode() if done.returncode == 0 else None
+
     def agent_log(self) -> str:
         """Return the end of the agent's log."""
         return self.lab.log(f"{self.name}/agent").read_text()[-2000:]
@@ -212,11 +224,18 @@ class RuntimeHost:
         lab_files = self.lab.layout().directory(self.lab.layout().host(self.name)) / "cni"
         ours = json.loads((lab_files / "net.d" / "10-tortie.conf").read_text())
         whole = {"cniVersion": "0.4.0", "name": ours["name"]}
-        plugins = [
-            {key: value for key, value in ours.items() if key not in whole},
-            {"type": "portmap", "capabilities": {"portMappings": True}},
-        ]
-        (networks / "10-tortie.conflist").write_text(json.dumps({**whole, "plugins": plugins}))
+        publish = {"type": "portmap", "capabilities": {"portMappings": True}}
+        mine = {key: value for key, value in ours.items() if key not in whole}
+        (networks / "10-tortie.conflist").write_text(json.dumps({**whole, "plugins": [mine, publish]}))
+        bridge = {
+            "type": "bridge",
+            "bridge": "beside0",
+            "isGateway": True,
+            "ipMasq": True,
+            "ipam": {"type": "host-local", "ranges": [[{"subnet": BRIDGED}]], "routes": [{"dst": "0.0.0.0/0"}]},
+        }
+        whole["name"] = "beside"
+        (networks / "20-beside.conflist").write_text(json.dumps({**whole, "plugins": [bridge, publish]}))
         for plugin in (lab_files / "bin" / "tortie-cni", *_PLUGINS.iterdir()):
             (programs / plugin.name).symlink_to(plugin)
 
