@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import os
 import subprocess
-from contextlib import asynccontextmanager, suppress
+import sys
+import time
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,11 +32,13 @@ from controller.store.memory import MemoryStore
 from ipam.pool import Pool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Iterator
 
     from tests.netns.conftest import Namespace
 
 ROOT = Path(__file__).parents[2]
+#: Where Debian has the standard plugins.
+_STANDARD = Path("/usr/lib/cni")
 POOLS = (Pool("four", ipaddress.ip_network("10.77.0.0/30"), 30), Pool("six", ipaddress.ip_network("fd77::/122"), 122))
 
 
@@ -55,7 +61,7 @@ class Runtime:
         self.assigner = assigner
 
     async def call(self, command: str, container: str, namespace: str, **keys: object) -> tuple[int, dict[str, Any]]:
-        """Return exit status and what was printed."""
+        """Call our plugin; return exit status and what was printed."""
         configuration = {
             "cniVersion": "1.1.0",
             "name": "net",
@@ -64,13 +70,41 @@ class Runtime:
             "agent_socket": str(self._path),
             **keys,
         }
+        return await self.run(self._plugin, command, container, namespace, configuration)
+
+    async def call_all(
+        self, command: str, container: str, namespace: str, version: str, others: list[dict[str, Any]], **keys: object
+    ) -> dict[str, Any]:
+        """Call our plugin and then others, which must all succeed, as a runtime does for a list (DEL: from the end).
+
+        Returns the last answer.
+        """
+        result: Any = keys.pop("prevResult", {})
+        for other in [{}, *others][:: -1 if command == "DEL" else 1]:
+            previous = {"prevResult": result} if result else {}
+            configuration = {"cniVersion": version, "name": "net", **other, **keys, **previous}
+            if other:
+                done = await self.run(_STANDARD / other["type"], command, container, namespace, configuration)
+            else:
+                done = await self.call(command, container, namespace, **configuration)
+            assert done[0] == 0, (other, done)
+            if command == "ADD":
+                result = done[1]
+        return dict(result)
+
+    async def run(
+        self, plugin: Path, command: str, container: str, namespace: str, configuration: dict[str, Any]
+    ) -> tuple[int, dict[str, Any]]:
+        """Call any plugin; return exit status and what was printed."""
         process = await asyncio.create_subprocess_exec(
-            self._plugin,
+            plugin,
             env={
                 "CNI_COMMAND": command,
                 "CNI_CONTAINERID": container,
                 "CNI_IFNAME": "eth0",
                 "CNI_NETNS": namespace and f"/run/netns/{namespace}",
+                "CNI_PATH": str(_STANDARD),
+                "PATH": os.environ["PATH"],
             },
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -266,3 +300,97 @@ async def test_a_container_gets_the_mac_address_it_asks_for(
         await asyncio.to_thread(subprocess.run, ["ping", "-c1", "-W5", address], check=True, stdout=-3)
         assert await runtime.call("CHECK", "pod1", container.name, prevResult=result, **wish) == (0, {})
         assert (await runtime.call("CHECK", "pod1", container.name))[1]["code"] == 120
+
+
+#: Not busybox: its static wget cannot look up names, addresses included.
+_FETCH = (
+    *(sys.executable, "-I", "-c"),
+    "import urllib.request as u; print(u.urlopen('http://192.0.2.1:18080/', timeout=30).read().decode(), end='')",
+)
+
+
+@contextmanager
+def serving(container: Namespace, port: int) -> Iterator[None]:
+    """Answer HTTP requests inside the container."""
+    with TemporaryDirectory() as directory:
+        (Path(directory) / "index.html").write_text("hello\n")
+        command = ("busybox", "httpd", "-f", "-p", str(port), "-h", directory)
+        server = subprocess.Popen(["nsenter", f"--net=/run/netns/{container.name}", *command])
+        try:
+            until_listening(container, port)
+            yield
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def until_listening(container: Namespace, port: int) -> None:
+    """Wait until somebody listens."""
+    deadline = time.monotonic() + 30
+    while f":{port} " not in container.run("ss", "-Htln"):
+        assert time.monotonic() < deadline
+
+
+CHAINED: list[dict[str, Any]] = [
+    {
+        "type": "portmap",
+        "snat": False,
+        "runtimeConfig": {"portMappings": [{"hostPort": 18080, "containerPort": 80, "protocol": "tcp"}]},
+    },
+    {"type": "tuning", "sysctl": {"net.ipv4.conf.eth0.arp_notify": "1"}},
+]
+
+
+# Debian's release of them knows no CNI 1.1.0, and its portmap fails every CHECK of a host that has ip6tables: it looks
+# for the rules of each IP version in both.
+@pytest.mark.parametrize("version", ["0.3.1", "0.4.0", "1.0.0"])
+async def test_standard_plugins_after_ours_take_its_result(
+    host: Namespace,
+    make_namespace: Callable[[], Namespace],
+    plugin: Path,
+    tmp_path: Path,
+    version: str,
+) -> None:
+    """A published port leads to the container, a tuned setting is there, CHECK passes, and DEL takes it all away."""
+    enable_forwarding()
+    container, neighbour = make_namespace(), make_namespace()
+    host.run("ip", "link", "set", "far0", "netns", neighbour.name)
+    neighbour.run("ip", "address", "add", "192.0.2.2/24", "dev", "far0")
+    neighbour.run("ip", "link", "set", "far0", "up")
+    neighbour.run("ip", "route", "add", "default", "via", "192.0.2.1")
+    async with agent(tmp_path / "cni.sock", plugin) as runtime:
+        result = await runtime.call_all("ADD", "pod1", container.name, version, CHAINED)
+        assert result["cniVersion"] == version
+        assert len(result["ips"]) == 2
+        assert container.run("cat", "/proc/sys/net/ipv4/conf/eth0/arp_notify").strip() == "1"
+        assert "18080" in host.run("iptables", "-t", "nat", "-S")
+        with serving(container, 80):
+            fetched = await asyncio.to_thread(neighbour.run, *_FETCH)
+        assert fetched == "hello\n"
+        if version != "0.3.1":
+            await runtime.call_all("CHECK", "pod1", container.name, version, CHAINED[1:], prevResult=result)
+        await runtime.call_all("DEL", "pod1", container.name, version, CHAINED, prevResult=result)
+        assert "18080" not in host.run("iptables", "-t", "nat", "-S")
+        assert runtime.assigner.holders() == {}
+
+
+async def test_ours_after_another_plugin_passes_its_answer_on(
+    host: Namespace,  # noqa: ARG001  the test runs in it
+    make_namespace: Callable[[], Namespace],
+    plugin: Path,
+    tmp_path: Path,
+) -> None:
+    """Loopback may come first; a plugin that made the container's interface already may not."""
+    container = make_namespace()
+    async with agent(tmp_path / "cni.sock", plugin) as runtime:
+        first = {"cniVersion": "1.0.0", "name": "net", "type": "loopback"}
+        status, loopback = await runtime.run(_STANDARD / "loopback", "ADD", "pod1", container.name, first)
+        assert status == 0
+        status, result = await runtime.call("ADD", "pod1", container.name, cniVersion="1.0.0", prevResult=loopback)
+        assert status == 0
+        assert [interface["name"] for interface in result["interfaces"]][::2] == ["lo", "eth0"]
+        assert [ip["interface"] for ip in result["ips"]] == [*(ip["interface"] for ip in loopback["ips"]), 2, 2]
+        assert await runtime.call("CHECK", "pod1", container.name, cniVersion="1.0.0", prevResult=result) == (0, {})
+        status, failure = await runtime.call("ADD", "pod1", container.name, cniVersion="1.0.0", prevResult=result)
+        assert (status, failure["code"]) == (1, 7)
+        assert (await runtime.call("DEL", "pod1", container.name))[0] == 0
