@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -51,9 +52,12 @@ async def open_forwarding(versions: Collection[int]) -> None:
     """
     dropping = await _dropping_chains()
     blocked: list[str] = []
+    filtering = {_IPTABLES.get((chain.family, chain.table)) for chain in dropping}
     for version in sorted(versions):
-        if version in {_IPTABLES.get((chain.family, chain.table)) for chain in dropping} or _is_legacy(version):
-            blocked += await _open_iptables(version)
+        if version in filtering:
+            blocked += await _open_iptables(_PROGRAM[version])
+        if _is_legacy(version):
+            blocked += await _open_iptables(_legacy_program(version))
     for chain in dropping:
         if (chain.family, chain.table) not in _IPTABLES and _VERSIONS.get(chain.family, set()).intersection(versions):
             blocked += await _closed(chain)
@@ -86,12 +90,18 @@ def _is_legacy(version: int) -> bool:
         return False
 
 
-async def _open_iptables(version: int) -> list[str]:
-    program = _PROGRAM[version]
+def _legacy_program(version: int) -> str:
+    """Return the program of the older backend: the plain name is the newer one's where both are installed."""
+    name = f"{_PROGRAM[version]}-legacy"
+    return _PROGRAM[version] if shutil.which(name) is None else name
+
+
+async def _open_iptables(program: str) -> list[str]:
+    """Let our links through dockerd's chain, or return what to do about a chain FORWARD that drops."""
     try:
         status, output, errors = await run_program([program, "-w", "5", "-S"])
     except FileNotFoundError:
-        return [f"the chain FORWARD of IPv{version} drops, and there is no {program} to open it; install iptables"]
+        return [f"a chain FORWARD may drop, and there is no {program} to look at it; install iptables"]
     if status:
         raise PermanentError(f"{program} cannot list its rules: {errors.strip()[:_ERROR_LENGTH]}")
     lines = output.splitlines()
