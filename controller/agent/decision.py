@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
@@ -12,7 +11,7 @@ from bgp.peering import peering
 from bgp.prefixes import PrefixSet
 from bgp.topology import Router
 from controller.agent.selection import Grounds, Selection
-from controller.reconcile.desired import block_routes, workload_routes
+from controller.reconcile.desired import block_routes, host_prefix, workload_routes
 from controller.reconcile.difference import DesiredRoutes, Sweep
 from ipam.errors import InvalidSelector
 from ipam.selector import selects
@@ -118,7 +117,7 @@ def decide(known: Knowledge, selection: Selection | None = None) -> Decision:
     `selection` remembers what followed before and makes it faster, nothing else.
     """
     chosen = Selection() if selection is None else selection
-    held = frozenset(map(ipaddress.ip_network, known.link_of))
+    held = frozenset(map(host_prefix, known.link_of))
     chosen.update(_grounds(known), held, known.learned)
     routes = chosen.routes()
     learned_count = len(routes)
@@ -175,7 +174,7 @@ def _announced(known: Knowledge) -> tuple[Announcement, ...]:
         return ()
     pools = [pool for pool, _ in known.cluster.pools.values()]
     own = PrefixSet(known.own_blocks)
-    held = (ipaddress.ip_network(address) for address in known.link_of)
+    held = map(host_prefix, known.link_of)
     return announcements(
         _router(known.node),
         blocks=known.own_blocks,

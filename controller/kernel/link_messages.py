@@ -91,9 +91,10 @@ def family(address: IPAddress) -> int:
 
 
 def new_veth(link: WorkloadLink, host_mac: str, peer_namespace: int) -> Request:
-    """Return the request for a pair whose peer is born in another namespace, with its final name; both ends down.
+    """Return the request for a pair whose peer is born in another namespace, with its final name.
 
-    Moving a link between namespaces waits for every CPU (some 20 ms); a peer born there does not.
+    Moving a link between namespaces waits for every CPU (some 20 ms); a peer born there does not. The host's end is
+    born up, so that whoever watches sees a new link and none that came back; nothing passes while the peer is down.
     """
     mtu = attribute(IFLA_MTU, _NUMBER.pack(link.mtu_bytes))
     peer = (
@@ -104,7 +105,7 @@ def new_veth(link: WorkloadLink, host_mac: str, peer_namespace: int) -> Request:
         + attribute(IFLA_NET_NS_FD, _NUMBER.pack(peer_namespace))
     )
     body = (
-        IFINFOMSG.pack(0, 0, 0, 0, 0)
+        IFINFOMSG.pack(0, 0, 0, IFF_UP, IFF_UP)
         + attribute(IFLA_IFNAME, _text(link.host_name))
         + attribute(IFLA_ADDRESS, _packed_mac(host_mac))
         + mtu

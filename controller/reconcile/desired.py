@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -37,7 +38,13 @@ def workload_routes(link_of: Mapping[IPAddress, str], index_of: Mapping[str, int
 
 def workload_route(address: IPAddress, link_index: int) -> KernelRoute:
     """Return the route to a workload of this node: its /32 or /128, directly out of its link."""
-    return KernelRoute(ipaddress.ip_network(address), RouteKind.UNICAST, (NextHop(None, link_index),))
+    return KernelRoute(host_prefix(address), RouteKind.UNICAST, (NextHop(None, link_index),))
+
+
+@functools.lru_cache(maxsize=8192)
+def host_prefix(address: IPAddress) -> IPNetwork:
+    """Return the /32 or /128 of an address. Each decision asks for those of all workloads, and making one is slow."""
+    return ipaddress.ip_network(address)
 
 
 def block_routes(blocks: Iterable[IPNetwork]) -> dict[IPNetwork, KernelRoute]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from controller.errors import KernelRefused, RefusedError
 from controller.kernel.link_names import container_mac, host_link_name
 from controller.kernel.links import KernelLinks
+from controller.kernel.monitor import KernelChange, KernelMonitor
 from controller.kernel.namespaces import entered
 from controller.kernel.routes import KernelFib
 from controller.kernel.sysctls import enable_forwarding
@@ -160,6 +162,29 @@ def test_ipv6_is_turned_on_where_it_was_off(links: KernelLinks, container: Names
     container.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
     links.wire(container.descriptor, workload())
     assert "inet6 fd09::1/128" in container.run("ip", "addr", "show", "eth0")
+
+
+async def test_nobody_is_told_of_a_new_link(links: KernelLinks, container: Namespace, ip: Callable[[str], str]) -> None:
+    """A container that comes gives no reason to read all links, addresses and routes anew; one that came back does."""
+    seen: list[KernelChange] = []
+    monitor = KernelMonitor(0, seen.append, lambda _told: None)
+    monitor.start(asyncio.get_running_loop())
+    try:
+        links.wire(container.descriptor, workload())
+        ip("address add 192.0.2.77/24 dev up0")
+        await _until(lambda: KernelChange.ADDRESSES in seen)
+        assert KernelChange.LINKS not in seen
+        ip(f"link set {workload().host_name} down")
+        links.wire(container.descriptor, workload())
+        await _until(lambda: KernelChange.LINKS in seen)
+    finally:
+        monitor.close()
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not holds():  # noqa: ASYNC110  the kernel sets no event
+            await asyncio.sleep(0.01)
 
 
 def test_wiring_again_changes_nothing(links: KernelLinks, container: Namespace, ip: Callable[[str], str]) -> None:
