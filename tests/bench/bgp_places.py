@@ -196,11 +196,8 @@ class RouteCount:
     """How many prefixes the main table of a namespace has; without rules the kernel keeps local addresses there too."""
 
     def __init__(self, namespace: str) -> None:
-        netns.pushns(namespace)
-        try:
+        with inside(namespace):
             self._file = Path("/proc/thread-self/net/fib_triestat").open("rb", buffering=0)  # noqa: SIM115  kept
-        finally:
-            netns.popns()
 
     def close(self) -> None:
         """Close it."""
@@ -241,6 +238,16 @@ def write_cluster(store: Path, pool: Pool, *, peer: PeerDefinition | None = None
             await opened.close()
 
     asyncio.run(write())
+
+
+@contextmanager
+def inside(namespace: str) -> Iterator[None]:
+    """Have this thread, and what it starts, in a namespace."""
+    netns.pushns(namespace)
+    try:
+        yield
+    finally:
+        netns.popns()
 
 
 def address(number: int) -> str:
