@@ -49,7 +49,7 @@ def _sides() -> Iterator[Mapping[str, Sample]]:
         for name, plugin in hosts.items():
             count = _MANY_WORKLOADS if plugin is full else _FEW_WORKLOADS
             attached = stack.enter_context(containers(f"{prefix}{name}", count))
-            where.until(lambda plugin=plugin: _is_ready(plugin, attached[0]), "ready")  # noqa: B023  called at once
+            where.until(partial(_is_ready, plugin, attached[0]), "ready")
             plugin.call("ADD", attached[1:], in_flight=_IN_FLIGHT)
             for command in ("ADD", "DEL"):
                 sides[f"{command} {name}"] = partial(_milliseconds, plugin, command, fresh[:_ALONE])
