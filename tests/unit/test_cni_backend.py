@@ -325,7 +325,7 @@ async def test_gc_leaves_an_attachment_under_way(node: Node) -> None:
     """An ADD that has not answered yet is in no runtime's list of valid attachments."""
     node.held = {HANDLE: ()}
     with_link = node.holders()[IPV4_GATEWAY + 1].interface
-    async with node.backend.alone(with_link):
+    async with asyncio.timeout(60), node.backend.alone(with_link):
         await node.backend.collect(collect())
     assert set(node.held) == {HANDLE}
 
