@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -89,11 +90,20 @@ def run_service(host: RuntimeHost, name: str, registry: Registry, identifier: st
     return host.podman_addresses(name)[0], _PORT
 
 
-def names_looked_up(host: RuntimeHost, client: str, registry: Registry) -> set[str]:
-    """Return the addresses that a container gets for the service's name by DNS."""
-    answer = host.attempt("podman", "exec", client, "nslookup", "web.service.consul", registry.address)
-    lines = answer.stdout.decode().partition("Name:")[2].splitlines()
-    return {line.split()[-1] for line in lines if line.startswith("Address")}
+def looked_up(host: RuntimeHost, client: str, registry: Registry, addresses: set[str]) -> None:
+    """Wait until a container gets just these addresses for the service's name by DNS."""
+
+    def found() -> set[str]:
+        answer = host.attempt("podman", "exec", client, "nslookup", "web.service.consul", registry.address)
+        lines = answer.stdout.decode().partition("Name:")[2].splitlines()
+        return {line.split()[-1] for line in lines if line.startswith("Address")}
+
+    # A check of the place before may end after the first one of the present place, and count for a second.
+    wait_until(lambda: found() == addresses, f"{client} on {host.name} gets {addresses}")
+
+
+def _answers(host: RuntimeHost, url: str, name: str) -> bool:
+    return host.got("client", url) == f"{name}\n"
 
 
 def test_clients_connect_to_where_a_service_is_now(hosts: Hosts, registry: Registry) -> None:
@@ -102,17 +112,18 @@ def test_clients_connect_to_where_a_service_is_now(hosts: Hosts, registry: Regis
         host.podman_run("client", "--dns", registry.address)
     address, port = run_service(hosts.first, "before", registry)
     wait_until(lambda: registry.known() == {(address, port)}, "the registry has reached the service")
-    assert names_looked_up(hosts.second, "client", registry) == {address}
+    looked_up(hosts.second, "client", registry, {address})
     assert hosts.second.got("client", f"http://{address}:{port}/") == "before\n"
-    assert hosts.second.got("client", f"http://web.service.consul:{port}/") == "before\n"
+    url = f"http://web.service.consul:{port}/"
+    wait_until(partial(_answers, hosts.second, url, "before"), "the client is served by name")
     hosts.first.podman("rm", "--force", "--time", "0", "before")
     wait_until(lambda: registry.known() == set(), "a service that is gone is given to nobody")
     moved, port = run_service(hosts.second, "after", registry)
     assert moved != address
     wait_until(lambda: registry.known() == {(moved, port)}, "the registry has reached it at its new place")
     for host in hosts.both:
-        assert names_looked_up(host, "client", registry) == {moved}
-        assert host.got("client", f"http://web.service.consul:{port}/") == "after\n"
+        looked_up(host, "client", registry, {moved})
+        wait_until(partial(_answers, host, url, "after"), f"the client of {host.name} is served at the new place")
 
 
 def test_services_on_one_host_need_not_share_its_ports(hosts: Hosts, registry: Registry) -> None:
@@ -123,6 +134,6 @@ def test_services_on_one_host_need_not_share_its_ports(hosts: Hosts, registry: R
     }
     wait_until(lambda: registry.known() == places.keys(), "the registry has reached all three")
     hosts.second.podman_run("client", "--dns", registry.address)
-    assert names_looked_up(hosts.second, "client", registry) == {address for address, _ in places}
+    looked_up(hosts.second, "client", registry, {address for address, _ in places})
     for (address, port), name in places.items():
         assert hosts.second.got("client", f"http://{address}:{port}/") == f"{name}\n"
