@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from controller.ports import KernelRoute, NextHop, RouteKind
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from bgp.route import LearnedRoute
     from controller.ports import InterfaceAddress
     from ipam.address import IPAddress, IPNetwork
+
+#: Each decision asks for the routes of all workloads, and making them anew took most of its time.
+_KEPT_WORKLOADS: Final = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +39,15 @@ def workload_routes(link_of: Mapping[IPAddress, str], index_of: Mapping[str, int
     return routes
 
 
+@functools.lru_cache(maxsize=_KEPT_WORKLOADS)
 def workload_route(address: IPAddress, link_index: int) -> KernelRoute:
     """Return the route to a workload of this node: its /32 or /128, directly out of its link."""
     return KernelRoute(host_prefix(address), RouteKind.UNICAST, (NextHop(None, link_index),))
 
 
-@functools.lru_cache(maxsize=8192)
+@functools.lru_cache(maxsize=_KEPT_WORKLOADS)
 def host_prefix(address: IPAddress) -> IPNetwork:
-    """Return the /32 or /128 of an address. Each decision asks for those of all workloads, and making one is slow."""
+    """Return the /32 or /128 of an address."""
     return ipaddress.ip_network(address)
 
 
