@@ -44,7 +44,7 @@ STATE = LinkState(
     ),
 )
 RESULT: dict[str, Any] = {
-    "interfaces": [{"name": "torx", "mac": HOST_MAC}, {"name": "eth0", "mac": MAC.upper(), "sandbox": "/run/netns/x"}],
+    "interfaces": [{"name": "eth0", "mac": HOST_MAC}, {"name": "eth0", "mac": MAC.upper(), "sandbox": "/run/netns/x"}],
     "ips": [
         {"address": "10.0.0.7/32", "interface": 1},
         {"address": "fd00::7/128"},
