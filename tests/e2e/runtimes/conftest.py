@@ -66,7 +66,7 @@ class Hosts:
 
 @pytest.fixture(scope="session")
 def started_hosts() -> Iterator[Hosts]:
-    """Make the hosts, once for all tests here."""
+    """Make the hosts, once for all tests here; after the last one the check must find what is held to be wired."""
     lab = Lab(f"rt{os.getpid()}")
     made: list[RuntimeHost] = []
     try:
@@ -75,31 +75,26 @@ def started_hosts() -> Iterator[Hosts]:
             made.append(RuntimeHost(lab, name))
             made[-1].start()
             made[-1].load_into_podman()
-        yield Hosts(lab, *made)
+        hosts = Hosts(lab, *made)
+        yield hosts
+        wait_until(lambda: hosts.check() == "Check complete; found 0 problems.", "no problem is found")
     finally:
         for host in made:
             host.remove()
         lab.down()
 
 
-@pytest.fixture(scope="module")
-def checked_hosts(started_hosts: Hosts) -> Iterator[Hosts]:
-    """Give the hosts; after the last test of a file the check must find what is held to be what is wired."""
-    yield started_hosts
-    wait_until(lambda: started_hosts.check() == "Check complete; found 0 problems.", "no problem is found")
-
-
 @pytest.fixture
-def hosts(checked_hosts: Hosts) -> Iterator[Hosts]:
+def hosts(started_hosts: Hosts) -> Iterator[Hosts]:
     """Give the hosts; afterwards podman's containers are removed, and nothing of any container may be left."""
-    before = _everything(checked_hosts)
-    yield checked_hosts
-    for host in checked_hosts.both:
+    before = _everything(started_hosts)
+    yield started_hosts
+    for host in started_hosts.both:
         host.podman("rm", "--all", "--force", "--time", "0")
     # A namespace that nobody was asked to unwire takes its link with it when the kernel comes to it.
     with contextlib.suppress(TimeoutError):
-        wait_until(lambda: _everything(checked_hosts) == before, "everything is as before")
-    assert _everything(checked_hosts) == before
+        wait_until(lambda: _everything(started_hosts) == before, "everything is as before")
+    assert _everything(started_hosts) == before
 
 
 def _everything(hosts: Hosts) -> tuple[object, ...]:

@@ -87,9 +87,9 @@ class Containerd:
 
 
 @pytest.fixture(scope="module")
-def daemons(checked_hosts: Hosts) -> tuple[Containerd, Containerd]:
+def daemons(started_hosts: Hosts) -> tuple[Containerd, Containerd]:
     """Give a containerd on each host, which ends with it."""
-    both = Containerd(checked_hosts.first), Containerd(checked_hosts.second)
+    both = Containerd(started_hosts.first), Containerd(started_hosts.second)
     for each in both:
         each.start()
         each.host.run("ctr", "image", "import", "--snapshotter", "native", "-", text=image_archive())
