@@ -21,8 +21,9 @@ class Session:
     """One session as observed, what was learned on it, and what was sent on it.
 
     `unsure` are those of `sent` that a former sidecar may have sent or not. `queued` holds the attribute text of each
-    prefix's last change since the queue was last seen empty. `in_sync` says that nothing is left to be sent. Prefixes
-    that are sent are kept as text: they are compared by the thousand for each peer, and texts compare much faster.
+    prefix's last change since the queue was last seen empty. `in_sync` says that nothing is left to be sent,
+    `announced_last` that the last change since it was so was an announcement. Prefixes that are sent are kept as text:
+    they are compared by the thousand for each peer, and texts compare much faster.
     """
 
     state: SessionState
@@ -35,6 +36,7 @@ class Session:
     queued: dict[str, str] = field(default_factory=dict)
     ended: bool = False
     in_sync: bool = False
+    announced_last: bool = False
 
     @property
     def is_established(self) -> bool:
@@ -72,14 +74,14 @@ class Session:
         """Return the next step towards the texts wanted; a `Change` without peers, so that equal ones can be joined.
 
         Announcements come before withdrawals: where a single address takes the place of its block, or the other way
-        round, traffic has a way at every moment. End-of-RIB comes after everything it ends, and a leaving peer's queue
-        is seen empty at last.
+        round, traffic has a way at every moment. Where there is more of both they take turns. End-of-RIB comes after
+        everything it ends, and a leaving peer's queue is seen empty at last.
         """
         gone = {prefix: text for prefix, text in self.sent.items() if prefix not in wanted}
         new = {
             prefix: text for prefix, text in wanted.items() if prefix in self.unsure or self.sent.get(prefix) != text
         }
-        for announce, prefixes in ((True, new), (False, gone)):
+        for announce, prefixes in ((False, gone), (True, new)) if self.announced_last else ((True, new), (False, gone)):
             if prefixes:
                 return self._first_change(address, prefixes, announce=announce)
         if leaving:
@@ -96,6 +98,7 @@ class Session:
         return Change((), announce, attributes, chosen)
 
     def _note_change(self, change: Change) -> None:
+        self.announced_last = change.announce
         self.unsure.difference_update(change.prefixes)
         for prefix in change.prefixes:
             self.queued[prefix] = change.attributes

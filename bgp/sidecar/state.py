@@ -149,7 +149,7 @@ class SidecarState:
             if isinstance(step, Change):
                 changes.setdefault(step, []).append(address)
             elif step is None:
-                session.in_sync = True
+                session.in_sync, session.announced_last = True, False
             elif step not in deferred:
                 return step
         if changes:
@@ -168,6 +168,8 @@ class SidecarState:
             session = self.sessions.get(peer)
             if session is not None:
                 session.note(step)
+                # Whoever was told last comes last: a flow of changes for some must not starve the others.
+                self.sessions[peer] = self.sessions.pop(peer)
 
     def reloaded(self, loaded: Mapping[IPAddress, str]) -> tuple[SpeakerEvent, ...]:
         """Take what ExaBGP has loaded, forget the sessions of neighbours that left, and return what clients hear."""
