@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING
 
-from bgp.address import parse_prefix
+from bgp import nlri
 from bgp.events import SessionState, SessionStatus
 from bgp.filter import Action, CidrMatch, Rule
 from bgp.peer import Peer, PeerOrigin
@@ -18,7 +18,7 @@ from bgp.route import Announcement, LearnedRoute
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from bgp.address import IPAddress
+    from bgp.address import IPAddress, IPNetwork
 
 
 def announcement_document(announcement: Announcement) -> dict[str, object]:
@@ -127,22 +127,34 @@ def read_session(document: Mapping[str, object]) -> SessionStatus:
     )
 
 
+def prefixes_document(prefixes: Iterable[IPNetwork]) -> dict[str, str]:
+    """Return the prefixes of each IP version as they are in BGP's messages, in hexadecimal digits."""
+    found: dict[int, list[IPNetwork]] = {}
+    for prefix in prefixes:
+        found.setdefault(prefix.version, []).append(prefix)
+    return {f"ipv{version}": nlri.row(members).hex() for version, members in found.items()}
+
+
+def read_prefixes(document: Mapping[str, object], key: str) -> list[IPNetwork]:
+    """Return the prefixes of a field."""
+    rows = mapping(document[key])
+    return [
+        prefix
+        for version in (4, 6)
+        if f"ipv{version}" in rows
+        for prefix in nlri.prefixes(version, bytes.fromhex(text(rows, f"ipv{version}")))
+    ]
+
+
 def route_groups(routes: Iterable[LearnedRoute]) -> list[dict[str, object]]:
     """Return the routes grouped by their attributes, in the order in which each group first appears."""
-    prefixes: dict[tuple[object, ...], list[str]] = {}
+    # Routes that came together share their attributes: to compare those by identity takes a quarter of the time.
+    alike: dict[tuple[int, ...], tuple[LearnedRoute, list[IPNetwork]]] = {}
     for route in routes:
-        key = (
-            route.peer,
-            route.next_hop,
-            route.as_path,
-            route.local_preference,
-            route.med,
-            route.origin,
-            route.communities,
-            route.originator_id,
-            route.cluster_list,
-        )
-        prefixes.setdefault(key, []).append(str(route.prefix))
+        alike.setdefault(tuple(map(id, route[1:])), (route, []))[1].append(route.prefix)
+    prefixes: dict[tuple[object, ...], list[IPNetwork]] = {}
+    for first, members in alike.values():
+        prefixes.setdefault(first[1:], []).extend(members)
     return [
         {
             "peer": str(peer),
@@ -154,11 +166,11 @@ def route_groups(routes: Iterable[LearnedRoute]) -> list[dict[str, object]]:
             "communities": communities,
             "originator_id": originator_id,
             "cluster_list": cluster_list,
-            "prefixes": members,
+            "prefixes": prefixes_document(members),
         }
         for (
-            peer,
             next_hop,
+            peer,
             as_path,
             local_preference,
             med,
@@ -187,7 +199,7 @@ def _read_group(group: Mapping[str, object]) -> Iterable[LearnedRoute]:
         text(group, "originator_id"),
         tuple(texts(group, "cluster_list")),
     )
-    return (LearnedRoute(parse_prefix(prefix), *shared) for prefix in texts(group, "prefixes"))
+    return [LearnedRoute(prefix, *shared) for prefix in read_prefixes(group, "prefixes")]
 
 
 def address(document: Mapping[str, object], key: str) -> IPAddress:

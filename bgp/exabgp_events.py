@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from bgp.address import parse_prefix
+from bgp import nlri
 from bgp.events import EndOfRib, RoutesChanged
 from bgp.route import LearnedRoute
 
@@ -78,21 +78,20 @@ def parse_event(line: str) -> ExabgpEvent | None:
     return None
 
 
-def parse_route(line: str) -> LearnedRoute | None:
-    """Return the route of one line of the answer to `show adj-rib in json` (format v2), or None for any other line."""
+def parse_routes(line: str) -> list[LearnedRoute]:
+    """Return the routes of one line of the answer to `show adj-rib in json` (format v2); none of any other line."""
     try:
         document = json.loads(line)
-        nlri = document["route"]["nlri"]
-        if nlri["family"]["afi"] not in _VERSION or nlri["family"]["safi"] != "unicast":
-            return None
-        return LearnedRoute(
-            ipaddress.ip_network(nlri["prefix"]),
-            ipaddress.ip_address(nlri["nexthop"]),
+        row = document["route"]["nlri"]
+        version = _VERSION[row["family"]["afi"]]
+        shared = (
+            ipaddress.ip_address(row["nexthop"]),
             ipaddress.ip_address(document["peer"]["address"]),
             *_attributes(document["route"]["attributes"]),
         )
+        return [LearnedRoute(prefix, *shared) for prefix in nlri.prefixes(version, bytes.fromhex(row["prefixes"]))]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-        return None
+        return []
 
 
 def parse_established(lines: Iterable[str]) -> dict[IPAddress, bool] | None:
@@ -160,32 +159,36 @@ def _parse_message(peer: IPAddress, message: Mapping[str, Mapping[str, object]])
 
 
 def _withdrawn(families: object) -> Iterable[IPNetwork]:
-    for entries in _unicast(families):
-        if isinstance(entries, list):
-            yield from (_prefix(entry) for entry in entries)
+    for version, rows in _unicast(families):
+        yield from _prefixes(version, rows)
 
 
 def _announced(peer: IPAddress, families: object, attributes: object) -> Iterable[LearnedRoute]:
     if not isinstance(attributes, Mapping):
         return
     shared = _attributes(attributes)
-    for by_next_hop in _unicast(families):
+    for version, by_next_hop in _unicast(families):
         if not isinstance(by_next_hop, Mapping):
             continue
-        for next_hop, entries in by_next_hop.items():
-            address = ipaddress.ip_address(next_hop)
-            for entry in entries:
-                yield LearnedRoute(_prefix(entry), address, peer, *shared)
+        for next_hop, rows in by_next_hop.items():
+            told = (ipaddress.ip_address(next_hop), peer, *shared)
+            for prefix in _prefixes(version, rows):
+                yield LearnedRoute(prefix, *told)
 
 
-def _unicast(families: object) -> list[object]:
+def _unicast(families: object) -> list[tuple[int, object]]:
     if not isinstance(families, Mapping):
         return []
-    return [families[name] for name in ("ipv4 unicast", "ipv6 unicast") if name in families]
+    return [
+        (version, families[f"{name} unicast"]) for name, version in _VERSION.items() if f"{name} unicast" in families
+    ]
 
 
-def _prefix(entry: object) -> IPNetwork:
-    return parse_prefix(str(entry["nlri"] if isinstance(entry, dict) else entry))
+def _prefixes(version: int, rows: object) -> Iterable[IPNetwork]:
+    """Return the prefixes of rows in hexadecimal digits, as `bgp.sidecar.rows` has ExaBGP write them."""
+    if isinstance(rows, list):
+        for row in rows:
+            yield from nlri.prefixes(version, bytes.fromhex(row))
 
 
 _Attributes: TypeAlias = tuple[tuple[int, ...], int, int, str, tuple[tuple[int, int], ...], str, tuple[str, ...]]

@@ -1,11 +1,11 @@
-"""The sidecar's socket protocol: newline-delimited JSON documents, each with a `type`. Version 1.
+"""The sidecar's socket protocol: newline-delimited JSON documents, each with a `type`. Version 2.
 
 Sidecar to client
     hello        protocol: int; always first
     snapshot     established: [address], ended: [{peer, version}], routes: [group]; once, when the sidecar knows
     up           peer
     down         peer, reason
-    routes       peer, withdrawn: [prefix], announced: [group]
+    routes       peer, withdrawn: prefixes, announced: [group]
     end-of-rib   peer, version
     sessions     sessions: [{peer, state, since, info}]; the whole list, after the snapshot and whenever it changes
     heartbeat    nothing; at least every HEARTBEAT_SECONDS
@@ -13,7 +13,9 @@ Sidecar to client
 Client to sidecar
     set          peers: [...], announcements: [...]; the whole desired state
 
-A group is a set of attributes with `prefixes`: routes mostly share their attributes.
+A group is a set of attributes with `prefixes`: routes mostly share their attributes. Prefixes are texts in hexadecimal
+digits, `ipv4` and `ipv6`, of the octets that BGP's messages have for them (`bgp.nlri`); one that would be empty is left
+out.
 """
 
 from __future__ import annotations
@@ -24,7 +26,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from bgp import documents
-from bgp.address import parse_prefix
 from bgp.events import EndOfRib, RoutesChanged, SessionDown, SessionUp, SpeakerSnapshot
 from bgp.messages import Desired, Heartbeat, Hello, Refusal, Sessions
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 Document: TypeAlias = Mapping[str, object]
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 #: A client that hears nothing for three times as long may take the sidecar for gone.
 HEARTBEAT_SECONDS: Final = 5.0
 #: The longest line either side accepts; 100,000 routes take about 3 MB.
@@ -94,7 +95,7 @@ def _document(message: Message) -> dict[str, object]:  # noqa: PLR0911 - one kin
             return {
                 "type": "routes",
                 "peer": str(peer),
-                "withdrawn": [str(prefix) for prefix in withdrawn],
+                "withdrawn": documents.prefixes_document(withdrawn),
                 "announced": documents.route_groups(announced),
             }
         case EndOfRib(peer, version):
@@ -150,7 +151,7 @@ def _read_down(document: Document) -> SessionDown:
 def _read_changes(document: Document) -> RoutesChanged:
     return RoutesChanged(
         peer=documents.address(document, "peer"),
-        withdrawn=tuple(parse_prefix(text) for text in documents.texts(document, "withdrawn")),
+        withdrawn=tuple(documents.read_prefixes(document, "withdrawn")),
         announced=documents.read_groups(document, "announced"),
     )
 

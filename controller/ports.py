@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Final, NewType, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, NewType, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Container, Iterable, Mapping, Sequence
@@ -150,9 +150,11 @@ class NextHop:
     link_index: int
 
 
-@dataclass(frozen=True, slots=True)
-class KernelRoute:
-    """A route of the main table. `next_hops` is empty for a blackhole, sorted, and has several entries for ECMP."""
+class KernelRoute(NamedTuple):
+    """A route of the main table. `next_hops` is empty for a blackhole, sorted, and has several entries for ECMP.
+
+    A tuple is made in less than half the time that a frozen dataclass takes; these are made by the ten thousand.
+    """
 
     prefix: IPNetwork
     kind: RouteKind

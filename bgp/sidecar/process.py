@@ -123,15 +123,13 @@ class Sidecar:
                 self._state.recover(sessions, time.time())
                 established.append(True)
 
-        def on_route(line: str) -> None:
-            route = exabgp_events.parse_route(line)
-            if route is not None:
-                self._state.learn([route])
+        def on_routes(line: str) -> None:
+            self._state.learn(exabgp_events.parse_routes(line))
 
         await channel.command(
             exabgp_commands.SHOW_NEIGHBOURS, on_line=on_neighbours, is_complete=lambda: bool(established)
         )
-        await channel.command(exabgp_commands.SHOW_ROUTES, on_line=on_route)
+        await channel.command(exabgp_commands.SHOW_ROUTES, on_line=on_routes)
         answer = await channel.command(exabgp_commands.SHOW_CONFIGURATION)
         self._state.reloaded(exabgp_events.parse_loaded(answer.lines))
         self._knows = True

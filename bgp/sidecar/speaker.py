@@ -52,9 +52,10 @@ def _start() -> None:
     from exabgp.application.main import main  # noqa: PLC0415 - see above
     from exabgp.reactor.asynchronous import ASYNC  # noqa: PLC0415 - see above
 
-    from bgp.sidecar import haste, repairs  # noqa: PLC0415 - they import ExaBGP
+    from bgp.sidecar import haste, repairs, rows  # noqa: PLC0415 - they import ExaBGP
 
     ASYNC.LIMIT = _CHANGES_A_ROUND
     repairs.apply()
     haste.apply()
+    rows.apply()
     sys.exit(main())

@@ -324,7 +324,7 @@ def test_a_top_of_rack_router_leads_where_no_other_node_can_be_reached() -> None
     across = Node("across", 64512, IPv4Address("198.51.100.7"), None)
     rack = outside("192.0.2.254", peer_as=65000)
     reflected = route("10.0.1.0/26", "198.51.100.7")
-    routed = replace(route("10.0.1.0/26", "192.0.2.254", (65000, 64602)), peer=rack.address)
+    routed = route("10.0.1.0/26", "192.0.2.254", (65000, 64602))._replace(peer=rack.address)
     known = replace(knowledge(reflected, routed, peers=(rack,)), cluster=cluster(nodes=(HERE, across)))
     decision = decide(known)
     assert decision.routes.routes[ip_network("10.0.1.0/26")] == via("10.0.1.0/26", "192.0.2.254")
@@ -335,8 +335,8 @@ def test_peers_of_another_as_are_known_by_their_definitions() -> None:
     """Of equal routes theirs is used, and none that went through the AS number they are shown."""
     rack = outside("192.0.2.254", peer_as=65000, local_as=64601)
     inner = route("10.0.1.0/26", "192.0.2.2", (65001,))
-    outer = replace(route("10.0.1.0/26", "192.0.2.254", (65000,)), peer=rack.address)
-    looped = replace(route("10.0.2.0/26", "192.0.2.254", (65000, 64601)), peer=rack.address)
+    outer = route("10.0.1.0/26", "192.0.2.254", (65000,))._replace(peer=rack.address)
+    looped = route("10.0.2.0/26", "192.0.2.254", (65000, 64601))._replace(peer=rack.address)
     decision = decide(knowledge(inner, outer, looped, peers=(rack,)))
     assert decision.routes.routes[ip_network("10.0.1.0/26")] == via("10.0.1.0/26", "192.0.2.254")
     assert counts(decision) == {Rejection.AS_LOOP: 1}

@@ -153,29 +153,30 @@ def test_an_event_and_an_answer_give_the_same_route() -> None:
     }
     update = {
         "attribute": {**attributes, "community": [[64512, 1], [65535, 65281]]},
-        "announce": {"ipv6 unicast": {"fd00::1": [{"nlri": "fd10::/122"}]}},
-        "withdraw": {"ipv4 unicast": [{"nlri": "10.9.3.0/26"}]},
+        "announce": {"ipv6 unicast": {"fd00::1": ["10fd10"]}},
+        "withdraw": {"ipv4 unicast": ["1a0a090300", "00"]},
     }
     heard = exabgp_events.parse_event(event("update", message={"update": update}))
     assert isinstance(heard, RoutesChanged)
-    assert [str(prefix) for prefix in heard.withdrawn] == ["10.9.3.0/26"]
+    assert [str(prefix) for prefix in heard.withdrawn] == ["10.9.3.0/26", "0.0.0.0/0"]
     (route,) = heard.announced
     assert (route.as_path, route.med, route.local_preference, route.origin) == ((1, 2, 3), 5, 70, "incomplete")
     assert (route.communities, route.cluster_list) == (((64512, 1), (65535, 65281)), ("5.6.7.8",))
-    nlri = {"prefix": "fd10::/122", "nexthop": "fd00::1", "family": {"afi": "ipv6", "safi": "unicast"}}
+    assert route.prefix == ipaddress.ip_network("fd10::/16")
+    nlri = {"prefixes": "10fd10", "nexthop": "fd00::1", "family": {"afi": "ipv6", "safi": "unicast"}}
     shown = {
         "peer": {"address": "10.0.0.2"},
         "route": {"nlri": nlri, "attributes": {**attributes, "community": ["64512:1", "no-export", "odd"]}},
     }
-    assert exabgp_events.parse_route(json.dumps(shown)) == route
-    assert exabgp_events.parse_route("done") is None
+    assert exabgp_events.parse_routes(json.dumps(shown)) == [route]
+    assert exabgp_events.parse_routes("done") == []
 
 
 @given(st.one_of(st.text(), st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps)))
 def test_no_line_raises(line: str) -> None:
     """Whatever ExaBGP writes, reading it ends in a value or in nothing."""
     exabgp_events.parse_event(line)
-    exabgp_events.parse_route(line)
+    exabgp_events.parse_routes(line)
     exabgp_events.parse_established([line, f"[{line}]"])
     exabgp_events.parse_loaded([line, "neighbor " + line])
     exabgp_events.parse_queued([line, "neighbor " + line], PEER)

@@ -130,7 +130,7 @@ async def test_a_sidecar_of_another_protocol_is_not_believed(script: Script, spe
     async with asyncio.timeout(30), contextlib.aclosing(speaker.events()) as events:
         lost = await anext(events)
         assert isinstance(lost, SpeakerLost)
-        assert "protocol 2, not 1" in lost.reason
+        assert "protocol 3, not 2" in lost.reason
         script.greeting = [Hello(wire.PROTOCOL), EMPTY]
         assert await anext(events) == EMPTY
 
