@@ -45,11 +45,13 @@ class _IPv6Prefix(ipaddress.IPv6Network):
 def ipv4_prefix(number: int, length: int) -> ipaddress.IPv4Network:
     """Return the prefix of that length at that address; none but the first `length` bits may be set."""
     made = _IPv4Prefix.__new__(_IPv4Prefix)
-    made.network_address = ipaddress.IPv4Address(number)
-    made.netmask = _ipv4_mask(length)
-    # What the constructor does besides checking what is known already.
+    address = ipaddress.IPv4Address.__new__(ipaddress.IPv4Address)
+    # What the constructors do besides checking what is known already.
+    address._ip = number  # type: ignore[attr-defined]  # noqa: SLF001 - see above
+    made.network_address = address
+    made.netmask, mask_number = _ipv4_mask(length)
     made._prefixlen = length  # type: ignore[attr-defined]  # noqa: SLF001 - see above
-    made.known_hash = hash(number ^ int(made.netmask))
+    made.known_hash = number ^ mask_number  # a number of so few bits is its own hash
     return made
 
 
@@ -59,5 +61,6 @@ def ipv6_prefix(number: int, length: int) -> ipaddress.IPv6Network:
 
 
 @functools.cache
-def _ipv4_mask(length: int) -> ipaddress.IPv4Address:
-    return ipaddress.IPv4Address((1 << 32) - (1 << (32 - length)))
+def _ipv4_mask(length: int) -> tuple[ipaddress.IPv4Address, int]:
+    number = (1 << 32) - (1 << (32 - length))
+    return ipaddress.IPv4Address(number), number

@@ -13,12 +13,13 @@ from bgp import nlri
 from bgp.events import SessionState, SessionStatus
 from bgp.filter import Action, CidrMatch, Rule
 from bgp.peer import Peer, PeerOrigin
-from bgp.route import Announcement, LearnedRoute
+from bgp.route import Announcement, routes_alike
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from bgp.address import IPAddress, IPNetwork
+    from bgp.route import LearnedRoute
 
 
 def announcement_document(announcement: Announcement) -> dict[str, object]:
@@ -187,7 +188,7 @@ def read_groups(document: Mapping[str, object], key: str) -> tuple[LearnedRoute,
     return tuple(route for group in mappings(document, key) for route in _read_group(group))
 
 
-def _read_group(group: Mapping[str, object]) -> Iterable[LearnedRoute]:
+def _read_group(group: Mapping[str, object]) -> list[LearnedRoute]:
     shared = (
         address(group, "next_hop"),
         address(group, "peer"),
@@ -199,7 +200,7 @@ def _read_group(group: Mapping[str, object]) -> Iterable[LearnedRoute]:
         text(group, "originator_id"),
         tuple(texts(group, "cluster_list")),
     )
-    return [LearnedRoute(prefix, *shared) for prefix in read_prefixes(group, "prefixes")]
+    return routes_alike(read_prefixes(group, "prefixes"), shared)
 
 
 def address(document: Mapping[str, object], key: str) -> IPAddress:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from bgp import nlri
 from bgp.events import EndOfRib, RoutesChanged
-from bgp.route import LearnedRoute
+from bgp.route import routes_alike
 
 if TYPE_CHECKING:
     from bgp.address import IPAddress, IPNetwork
+    from bgp.route import LearnedRoute
 
 _VERSION = {"ipv4": 4, "ipv6": 6}
 _DEFAULT_PREFERENCE = 100
@@ -89,7 +90,7 @@ def parse_routes(line: str) -> list[LearnedRoute]:
             ipaddress.ip_address(document["peer"]["address"]),
             *_attributes(document["route"]["attributes"]),
         )
-        return [LearnedRoute(prefix, *shared) for prefix in nlri.prefixes(version, bytes.fromhex(row["prefixes"]))]
+        return routes_alike(nlri.prefixes(version, bytes.fromhex(row["prefixes"])), shared)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         return []
 
@@ -171,9 +172,7 @@ def _announced(peer: IPAddress, families: object, attributes: object) -> Iterabl
         if not isinstance(by_next_hop, Mapping):
             continue
         for next_hop, rows in by_next_hop.items():
-            told = (ipaddress.ip_address(next_hop), peer, *shared)
-            for prefix in _prefixes(version, rows):
-                yield LearnedRoute(prefix, *told)
+            yield from routes_alike(_prefixes(version, rows), (ipaddress.ip_address(next_hop), peer, *shared))
 
 
 def _unicast(families: object) -> list[tuple[int, object]]:

@@ -56,13 +56,11 @@ class PolicyContext:
     #: The pools of each block length.
     pools_by_block_length: tuple[tuple[int, PrefixSet], ...] = ()
 
-    def cuts_block(self, prefix: IPNetwork) -> bool:
-        """Say whether the prefix is a part of a block that is no single address, by the block length of its pool."""
-        if prefix.prefixlen == prefix.max_prefixlen:
-            return False
-        # A plain loop, as in `PrefixSet.covers`.
+    def cuts_block(self, version: int, address: int, length: int) -> bool:
+        """Say whether a prefix is a part of a block, by the block length of its pool."""
+        # A plain loop, as in `PrefixSet.covers_bits`.
         for block_length, pools in self.pools_by_block_length:
-            if block_length < prefix.prefixlen and pools.covers(prefix):
+            if block_length < length and pools.covers_bits(version, address, length):
                 return True
         return False
 
@@ -108,7 +106,7 @@ def policy_context(
     )
 
 
-def accept(route: LearnedRoute, context: PolicyContext) -> Rejection | None:
+def accept(route: LearnedRoute, context: PolicyContext) -> Rejection | None:  # noqa: PLR0911 - one rule, one return
     """Return None if the route may be used, otherwise the first rule it breaks.
 
     An import rule that accepts a route lets it lie outside the pools, be a part of a block, and be a default route;
@@ -117,48 +115,39 @@ def accept(route: LearnedRoute, context: PolicyContext) -> Rejection | None:
     whole and borrowed addresses one by one, so it could only draw in what is another's. An address a local workload
     holds is never accepted from outside, nor is anything that would draw in the host's own subnets.
     """
+    prefix, next_hop, peer, as_path = route[:4]
     # What is empty is not looked into here and below: hashing an address takes long, and most hosts have no rules.
-    rules = context.rules_by_peer.get(route.peer) if context.rules_by_peer else None
-    action = verdict(rules, route.prefix, route.communities) if rules else None
+    rules = context.rules_by_peer.get(peer) if context.rules_by_peer else None
+    action = verdict(rules, prefix, route.communities) if rules else None
     if action is Action.REJECT:
         return Rejection.FILTERED
+    version, address, length = prefix.version, int(prefix.network_address), prefix.prefixlen
     if action is None:
-        if route.prefix.prefixlen == 0:
+        if length == 0:
             return Rejection.DEFAULT_ROUTE
-        if not context.pools.covers(route.prefix):
+        if not context.pools.covers_bits(version, address, length):
             return Rejection.OUTSIDE_POOLS
-    if route.as_path and (
-        context.local_as in route.as_path or context.local_as_by_peer.get(route.peer) in route.as_path
-    ):
+    if as_path and (context.local_as in as_path or context.local_as_by_peer.get(peer) in as_path):
         return Rejection.AS_LOOP
-    subnets = context.subnets_in_pools if action is None else context.subnets
-    broken = _check_prefix(route.prefix, context, subnets)
-    if broken is None and action is None and context.cuts_block(route.prefix):
-        return Rejection.PART_OF_BLOCK
-    return broken or _check_next_hop(route, context)
-
-
-def _check_prefix(prefix: IPNetwork, context: PolicyContext, subnets: tuple[IPNetwork, ...]) -> Rejection | None:
-    """Return the rule the prefix breaks: it must leave to the host what is the host's."""
     if prefix in context.own_prefixes:
         return Rejection.OWN_PREFIX
-    if prefix.prefixlen < prefix.max_prefixlen and context.own_blocks.covers(prefix):
+    is_single = length == prefix.max_prefixlen
+    if not is_single and context.own_blocks.covers_bits(version, address, length):
         return Rejection.INSIDE_OWN_BLOCK
-    if (
-        subnets
-        and prefix.prefixlen
-        and any(subnet.version == prefix.version and subnet.overlaps(prefix) for subnet in subnets)
-    ):
+    subnets = context.subnets_in_pools if action is None else context.subnets
+    if subnets and length and any(subnet.version == version and subnet.overlaps(prefix) for subnet in subnets):
         return Rejection.HOST_SUBNET
-    return None
+    if action is None and not is_single and context.cuts_block(version, address, length):
+        return Rejection.PART_OF_BLOCK
+    return _check_next_hop(next_hop, peer, version, context)
 
 
-def _check_next_hop(route: LearnedRoute, context: PolicyContext) -> Rejection | None:
+def _check_next_hop(next_hop: IPAddress, peer: IPAddress, version: int, context: PolicyContext) -> Rejection | None:
     """Return the rule the next hop breaks: it must be of the prefix's IP version, another node's, or the peer's own."""
-    if route.next_hop.version != route.prefix.version:
+    if next_hop.version != version:
         return Rejection.NEXT_HOP_VERSION
-    if route.next_hop in context.own_addresses:
+    if next_hop in context.own_addresses:
         return Rejection.OWN_NEXT_HOP
-    if route.next_hop != route.peer and route.next_hop not in context.next_hops:
+    if next_hop != peer and next_hop not in context.next_hops:
         return Rejection.UNKNOWN_NEXT_HOP
     return None

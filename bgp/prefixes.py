@@ -22,10 +22,13 @@ class PrefixSet:
 
     def covers(self, prefix: IPNetwork) -> bool:
         """Say whether the prefix is one of the set or lies inside one of it."""
-        address = int(prefix.network_address)
-        length, width = prefix.prefixlen, prefix.max_prefixlen
+        return self.covers_bits(prefix.version, int(prefix.network_address), prefix.prefixlen)
+
+    def covers_bits(self, version: int, address: int, length: int) -> bool:
+        """Say the same of a prefix by its numbers, which who asks several sets takes once."""
+        width = 32 if version == 4 else 128  # noqa: PLR2004 - the version of IP and its addresses' bits
         # A plain loop: it runs for every learned route at every decision, and any() would take half as long again.
-        for shorter, heads in self._by_length[prefix.version].items():
+        for shorter, heads in self._by_length[version].items():
             if shorter <= length and address >> (width - shorter) in heads:
                 return True
         return False

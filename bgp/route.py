@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from bgp.address import IPAddress, IPNetwork
 
 
@@ -38,3 +40,10 @@ class LearnedRoute(NamedTuple):
     communities: tuple[tuple[int, int], ...] = ()
     originator_id: str = ""
     cluster_list: tuple[str, ...] = ()
+
+
+def routes_alike(prefixes: Iterable[IPNetwork], shared: tuple[object, ...]) -> list[LearnedRoute]:
+    """Return a route for each prefix; `shared` are the other fields, all of them, in their order."""
+    # What the constructor does, without looking for names and defaults.
+    make = tuple.__new__
+    return [make(LearnedRoute, (prefix, *shared)) for prefix in prefixes]

@@ -50,7 +50,7 @@ _FAMILY: Final = struct.Struct("=H")
 _INDEX: Final = struct.Struct("=I")
 #: One attribute of four bytes.
 _LINK: Final = struct.Struct("=HHI")
-#: What every addition starts with, packed at once since it is packed very often: rtmsg, table, head of the prefix.
+#: What every addition starts with: rtmsg, table, head of the prefix.
 _HEAD: Final = struct.Struct("=BBBBBBBBI HHI HH")
 _METRIC_ATTRIBUTE: Final = attribute(RTA_PRIORITY, _INDEX.pack(ROUTE_METRIC))
 
@@ -69,33 +69,39 @@ def dump_request(version: int, protocol: int = ROUTE_PROTOCOL) -> bytes:
 def additions(routes: Iterable[KernelRoute]) -> list[bytes]:
     """Return the body of RTM_NEWROUTE for each route, with its attributes in the order in which a dump shows them."""
     # Many routes lead through few next hops; those live as long as this call, so their identity is theirs alone.
-    how_by_hop: dict[tuple[int, int], bytes] = {}
+    ends_by_hop: dict[tuple[int, int, int], tuple[bytes, bytes]] = {}
     bodies = []
     for route in routes:
-        prefix = route.prefix
-        version = prefix.version
-        hops = route.next_hops
-        kind, scope, how = RTN_UNICAST, RT_SCOPE_UNIVERSE, b""
-        if route.kind is RouteKind.BLACKHOLE:
-            kind = RTN_BLACKHOLE
-        elif len(hops) == 1:
-            hop = hops[0]
-            key = (version, id(hop))
-            if key not in how_by_hop:
-                how_by_hop[key] = _only(version, hop)
-            how = how_by_hop[key]
-            if hop.gateway is None and version == 4:  # noqa: PLR2004  IPv6 routes have no scope
-                scope = RT_SCOPE_LINK
+        prefix, _, hops = route
+        if len(hops) == 1:
+            key = (prefix.version, prefix.prefixlen, id(hops[0]))
+            ends = ends_by_hop.get(key)
+            if ends is None:
+                ends = ends_by_hop[key] = _ends(route)
         else:
-            how = attribute(RTA_MULTIPATH, b"".join(_path(version, hop) for hop in hops))
-        packed = prefix.network_address.packed
-        head = _HEAD.pack(
-            _FAMILY_BY_VERSION[version], prefix.prefixlen, 0, 0, RT_TABLE_MAIN, ROUTE_PROTOCOL, scope, kind, 0,
-            8, RTA_TABLE, RT_TABLE_MAIN,
-            4 + len(packed), RTA_DST,
-        )  # fmt: skip
-        bodies.append(head + packed + _METRIC_ATTRIBUTE + how)
+            ends = _ends(route)
+        bodies.append(prefix.network_address.packed.join(ends))
     return bodies
+
+
+def _ends(route: KernelRoute) -> tuple[bytes, bytes]:
+    """Return what comes before the prefix's address in an addition, and what comes after it."""
+    version, hops = route.prefix.version, route.next_hops
+    kind, scope, how = RTN_UNICAST, RT_SCOPE_UNIVERSE, b""
+    if route.kind is RouteKind.BLACKHOLE:
+        kind = RTN_BLACKHOLE
+    elif len(hops) == 1:
+        how = _only(version, hops[0])
+        if hops[0].gateway is None and version == 4:  # noqa: PLR2004  IPv6 routes have no scope
+            scope = RT_SCOPE_LINK
+    else:
+        how = attribute(RTA_MULTIPATH, b"".join(_path(version, hop) for hop in hops))
+    head = _HEAD.pack(
+        _FAMILY_BY_VERSION[version], route.prefix.prefixlen, 0, 0, RT_TABLE_MAIN, ROUTE_PROTOCOL, scope, kind, 0,
+        8, RTA_TABLE, RT_TABLE_MAIN,
+        4 + route.prefix.max_prefixlen // 8, RTA_DST,
+    )  # fmt: skip
+    return head, _METRIC_ATTRIBUTE + how
 
 
 def _only(version: int, hop: NextHop) -> bytes:

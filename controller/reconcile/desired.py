@@ -70,7 +70,12 @@ def learned_routes(
     hops_of: dict[IPAddress, tuple[NextHop, ...]] = {}
     routes: dict[IPNetwork, KernelRoute] = {}
     unresolved: list[Unresolved] = []
+    gateway_before: IPAddress | None = None
+    hops_before: tuple[NextHop, ...] = ()
     for prefix, paths in best_of.items():
+        if len(paths) == 1 and paths[0].next_hop is gateway_before:  # as for nearly every prefix: they came together
+            routes[prefix] = KernelRoute(prefix, RouteKind.UNICAST, hops_before)
+            continue
         hops: tuple[NextHop, ...] = ()
         for gateway in [paths[0].next_hop] if len(paths) == 1 else dict.fromkeys(path.next_hop for path in paths):
             found = hops_of.get(gateway)
@@ -82,6 +87,7 @@ def learned_routes(
             hops = hops + found if hops else found  # routes of one next hop share it
         if len(hops) > 1:
             hops = tuple(sorted(hops, key=lambda hop: (int(hop.gateway or 0), hop.link_index)))
+        gateway_before, hops_before = (paths[0].next_hop, hops) if len(paths) == 1 and hops else (None, ())
         if hops:
             routes[prefix] = KernelRoute(prefix, RouteKind.UNICAST, hops)
     return routes, tuple(unresolved)

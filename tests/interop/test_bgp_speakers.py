@@ -70,7 +70,7 @@ async def test_a_killed_sidecar_costs_no_session_and_no_route(network: Network) 
 async def test_a_sidecar_killed_while_exabgp_writes_to_it_loses_no_route(network: Network) -> None:
     """The API process dies with its pipe full, ExaBGP in the middle of a write: no session ends, no route is lost."""
     one, two = await pair(network)
-    many = [str(prefix) for prefix in ipaddress.ip_network("10.32.0.0/14").subnets(new_prefix=26)]
+    many = [str(prefix) for prefix in ipaddress.ip_network("10.32.0.0/13").subnets(new_prefix=26)]
     (pid,) = two.host.sidecar_pids()
     os.kill(pid, signal.SIGSTOP)
     await one.want(network.peers(one.host, two.host), blocks(one.host, *many))
