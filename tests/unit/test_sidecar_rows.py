@@ -140,7 +140,7 @@ def told(how: str, updates: Iterable[str]) -> tuple[list[list[str]], list[str]]:
     return [each.splitlines() for each in events.split("-\n")[:-1]], answer.splitlines()
 
 
-def by_the_row(document: Any) -> Any:
+def by_the_row(document: dict[str, Any]) -> dict[str, Any]:
     """Return what is told of single prefixes as it is told of rows."""
     update = document["neighbor"]["message"].get("update", {})
     for name, by_next_hop in update.get("announce", {}).items():
@@ -225,5 +225,5 @@ def test_damaged_updates_are_told_or_refused_as_they_were() -> None:
         damaged.append(bytes(body[: 4096 - 19]).hex())
     plain, _ = told("plain", damaged)
     rows, _ = told("rows", damaged)
-    for body, before, now in zip(damaged, plain, rows, strict=True):
-        assert understood(now) == plainly_understood(before), body
+    for octets, before, now in zip(damaged, plain, rows, strict=True):
+        assert understood(now) == plainly_understood(before), octets
