@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -35,6 +36,35 @@ FILE_VARIABLE = "TORTIE_CONFIG"
 #: What selectors can name and compare.
 _LABEL_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,252}")
 _LABEL_VALUE: Final = re.compile(r"[A-Za-z0-9_./-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """Where a TCP server listens; an empty `host` is every address of this host, IPv4 and IPv6."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> ListenAddress | None:
+        """Return the address of a text, None for `none`; raises `ValueError` with the rule."""
+        if text == "none":
+            return None
+        host, colon, port = text.rpartition(":")
+        bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        if not colon or not (port.isascii() and port.isdecimal() and 0 < int(port) < 2**16):
+            raise ValueError("write HOST:PORT with a port from 1 to 65535, as :9091 or [2001:db8::1]:9091, or none")
+        if bare:
+            try:
+                version = ipaddress.ip_address(bare).version
+            except ValueError as error:
+                raise ValueError(f"{error}; write an address of this host, or only :{port} for all") from error
+            if version == 6 and bare == host:  # noqa: PLR2004  IPv6
+                raise ValueError(f"write an IPv6 address in brackets, as [{bare}]:{port}")
+        return cls(bare, int(port))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Settings(BaseSettings):
@@ -108,6 +138,17 @@ class Settings(BaseSettings):
         default=Path("/var/lib/tortie/docker.json"),
         description="file of the networks that this host's dockerd has created",
     )
+    http_listen: Annotated[ListenAddress | None, NoDecode] = Field(
+        default=ListenAddress("", 9091),
+        validate_default=True,
+        description="address and port of /metrics, /livez, /readyz and what the other nodes ask this one, as :9091 or "
+        "192.0.2.1:9091; none serves nothing",
+    )
+    status_page_listen: Annotated[ListenAddress | None, NoDecode] = Field(
+        default=ListenAddress("127.0.0.1", 9092),
+        validate_default=True,
+        description="address and port of the status page; who reaches it sees the whole cluster; none serves nothing",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severity that is logged: debug, info, warning or error"
     )
@@ -150,6 +191,12 @@ class Settings(BaseSettings):
                 raise ValueError(f"label {name!r} is there twice; keep one")
             labels[name] = text
         return labels
+
+    @field_validator("http_listen", "status_page_listen", mode="before")
+    @classmethod
+    def _split_listen(cls, value: object) -> object:
+        """Take an address as one text: HOST:PORT, [IPV6]:PORT, :PORT, or none."""
+        return ListenAddress.parse(value) if isinstance(value, str) else value
 
     @field_validator("labels")
     @classmethod

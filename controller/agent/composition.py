@@ -25,6 +25,7 @@ from controller.agent.registration import Registration
 from controller.agent.routing import Routing
 from controller.agent.status import Observed, obstacle, status_of
 from controller.agent.way_out import WayOut
+from controller.agent.web import WebServer
 from controller.assignment.assigner import Assigner
 from controller.cni.backend import WorkloadBackend
 from controller.cni.server import serve
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from controller.agent.api import Status
+    from controller.agent.web import Page
     from controller.datamodel.records import Node
     from controller.ports import Store
     from controller.settings import Settings
@@ -168,10 +170,24 @@ class Agent:
             tasks.create_task(serve(listener, self._settings.cni_socket, self._workloads), name="cni")
             if self._settings.docker_plugin_socket is not None:
                 tasks.create_task(self._serve_docker(self._settings.docker_plugin_socket), name="docker")
+            for what, listen, pages in (
+                ("metrics and health", self._settings.http_listen, self._pages_for_machines()),
+                ("the status page", self._settings.status_page_listen, self._pages_for_people()),
+            ):
+                if listen is not None and pages:
+                    tasks.create_task(WebServer(what, listen, pages, self._complaints).run(), name=what)
             tasks.create_task(self._publisher.run(), name="endpoints")
             tasks.create_task(self._collect(), name="collection")
             tasks.create_task(self._way_out.run(), name="way out")
             tasks.create_task(self._announce_readiness(), name="readiness")
+
+    def _pages_for_machines(self) -> dict[str, Page]:
+        """Return what Prometheus, probes and the other nodes read."""
+        return {}
+
+    def _pages_for_people(self) -> dict[str, Page]:
+        """Return what a browser reads."""
+        return {}
 
     def status(self) -> Status:
         """Return what `tortiectl node status` shows."""
