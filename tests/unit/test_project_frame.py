@@ -13,7 +13,7 @@ DOCUMENTS = sorted(ROOT.glob("*.md"))
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
 
 #: Where any Linux host has something; an absolute path elsewhere belongs to somebody's own machine.
-_SYSTEM_PATHS = re.compile(r"/(dev|etc|lib|opt/cni|proc|run|sys|tmp|usr|v1|var)\b")
+_SYSTEM_PATHS = re.compile(r"/(dev|etc|lib|livez|metrics|opt|proc|readyz|run|sys|tmp|usr|v1|var)\b")
 
 
 def _requirement_lines() -> list[str]:
