@@ -166,7 +166,8 @@ def test_a_lab_whose_manifest_is_broken_is_removed(new_lab: Callable[[], Lab]) -
 def test_an_interrupted_up_says_what_stays(new_lab: Callable[[], Lab]) -> None:
     """Whoever changes their mind half-way reads how to remove the half."""
     lab = new_lab()
-    command = [program("tortiectl"), "lab", "up", "--name", lab.name, "--nodes", "2", "--workloads", "1"]
+    # A shell's background jobs ignore SIGINT, and so would what a test among them starts.
+    command = ["env", "--default-signal=INT", program("tortiectl"), "lab", "up", "--name", lab.name, "--nodes", "2"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         first = process.stderr.readline()
@@ -236,7 +237,8 @@ def _tortiectl(lab: Lab, verb: str, *arguments: str) -> subprocess.CompletedProc
 
 def _killed_up(lab: Lab, moment: str) -> None:
     """Run `lab up` in a process of its own, and kill that as soon as it has told of this step."""
-    command = [program("tortiectl"), "lab", "up", "--name", lab.name, "--nodes", "2", "--workloads", "1"]
+    # A shell's background jobs ignore SIGINT, and so would what a test among them starts.
+    command = ["env", "--default-signal=INT", program("tortiectl"), "lab", "up", "--name", lab.name, "--nodes", "2"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         told = ""
