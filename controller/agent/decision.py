@@ -169,11 +169,15 @@ def _overfull(known: Knowledge) -> frozenset[IPAddress]:
 
 
 def _announced(known: Knowledge) -> tuple[Announcement, ...]:
-    """Return the node's blocks, and each address it holds outside of them; nothing once it is drained."""
+    """Return the node's blocks, and each address it holds outside of them; nothing once it is drained.
+
+    A block that another node announces, too, counts as outside. Its former owner may still do so: a sidecar announces
+    on while its agent is dead. The more specific routes win.
+    """
     if known.drain is DrainPhase.WITHDRAWN:
         return ()
     pools = [pool for pool, _ in known.cluster.pools.values()]
-    own = PrefixSet(known.own_blocks)
+    own = PrefixSet(block for block in known.own_blocks if not _contested(known, block))
     held = map(host_prefix, known.link_of)
     return announcements(
         _router(known.node),
@@ -183,6 +187,10 @@ def _announced(known: Knowledge) -> tuple[Announcement, ...]:
         communities_of=((pool.cidr, pool.communities) for pool in pools),
         draining=known.drain is DrainPhase.ASKING,
     )
+
+
+def _contested(known: Knowledge, block: IPNetwork) -> bool:
+    return any(route.next_hop not in known.node.addresses for route in known.learned.get(block, ()))
 
 
 def _router(node: Node) -> Router:

@@ -245,6 +245,15 @@ def test_blocks_and_borrowed_addresses_are_announced() -> None:
     assert decision.announcements == tuple(map(announced, ("10.0.0.0/26", "10.0.9.5/32", "fd00::/122", "fd00::99/128")))
 
 
+def test_the_addresses_of_a_block_that_another_announces_too_are_announced_one_by_one() -> None:
+    """Its former owner's sidecar may announce it on; a reflector's copy of the own announcement does not count."""
+    links = {ip_address("10.0.0.5"): "tor1", ip_address("fd00::5"): "tor1"}
+    blocks = tuple(map(announced, ("10.0.0.0/26", "fd00::/122")))
+    assert decide(knowledge(route("10.0.0.0/26", "192.0.2.1"), link_of=links)).announcements == blocks
+    contested = decide(knowledge(route("10.0.0.0/26"), link_of=links))
+    assert contested.announcements == (blocks[0], announced("10.0.0.5/32"), blocks[1])
+
+
 def test_nothing_is_announced_out_of_an_unexported_pool() -> None:
     """Neither blocks nor borrowed addresses; routes on this node are as ever."""
     known = knowledge(link_of={ip_address("10.0.9.5"): "tor1"})
