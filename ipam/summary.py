@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ipam.pool import check_block_size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ipam.address import IPNetwork
     from ipam.block import Block
+    from ipam.pool import Pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +54,24 @@ class BlockSummary:
     def is_empty(self, now: float) -> bool:
         """Tell whether nobody holds an address of the block and none has to rest any longer."""
         return self.in_use == 0 and self.rested_at <= now
+
+
+def blocks_by_pool(
+    pools: Iterable[Pool], summaries: Iterable[BlockSummary]
+) -> tuple[list[tuple[Pool, list[BlockSummary]]], list[BlockSummary]]:
+    """Return each pool with the blocks in it, and the blocks that lie in no pool; all in the order of addresses."""
+    ordered = sorted(pools, key=_place)
+    starts = [_place(pool)[:2] for pool in ordered]
+    inside: list[list[BlockSummary]] = [[] for _ in ordered]
+    outside: list[BlockSummary] = []
+    for summary in sorted(summaries, key=_place):
+        # Pools do not overlap: the last one that begins before the block is the only one that may contain it.
+        index = bisect_right(starts, _place(summary)[:2]) - 1
+        contained = index >= 0 and ordered[index].contains(summary.cidr)
+        (inside[index] if contained else outside).append(summary)
+    return list(zip(ordered, inside, strict=True)), outside
+
+
+def _place(ranged: Pool | BlockSummary) -> tuple[int, int, int]:
+    """Return what to sort by: integers compare ten times as fast as networks do, and there may be ten thousands."""
+    return ranged.cidr.version, int(ranged.cidr.network_address), ranged.cidr.prefixlen

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from controller.cli.listings import by_address
 from controller.cli.output import print_boxed, print_document
 from controller.cli.reading import decoded_each
 from controller.datamodel import keys
 from controller.datamodel.blocks import decode_usage
 from controller.datamodel.records import decode_pool
+from ipam.summary import blocks_by_pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -79,16 +78,8 @@ def usage_of(
     pools: Iterable[Pool], summaries: Iterable[BlockSummary], now: float, *, with_blocks: bool
 ) -> Iterator[Usage]:
     """Yield each pool, followed by its blocks if asked for; last the blocks that lie in no pool, always."""
-    ordered = by_address(pools)
-    starts = [_start(pool) for pool in ordered]
-    inside: list[list[BlockSummary]] = [[] for _ in ordered]
-    outside: list[BlockSummary] = []
-    for summary in by_address(summaries):
-        # Pools do not overlap: the last one that begins before the block is the only one that may contain it.
-        index = bisect_right(starts, _start(summary)) - 1
-        contained = index >= 0 and ordered[index].contains(summary.cidr)
-        (inside[index] if contained else outside).append(summary)
-    for pool, blocks in zip(ordered, inside, strict=True):
+    inside, outside = blocks_by_pool(pools, summaries)
+    for pool, blocks in inside:
         in_use = sum(block.in_use for block in blocks)
         resting = sum(_resting(block, now) for block in blocks)
         yield Usage(_POOL, pool.name, str(pool.cidr), pool.cidr.num_addresses, in_use, resting)
@@ -106,10 +97,6 @@ def print_usage(usages: Sequence[Usage], form: str) -> None:
     resting = sum(usage.resting for usage in usages if usage.grouping == _POOL)
     if resting:
         click.echo(f"Up to {resting} of the free addresses rest after their release; see `tortiectl ipam show --ip`.")
-
-
-def _start(ranged: Pool | BlockSummary) -> tuple[int, int]:
-    return ranged.cidr.version, int(ranged.cidr.network_address)
 
 
 def _block_usage(block: BlockSummary, now: float) -> Usage:
