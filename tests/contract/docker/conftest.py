@@ -182,3 +182,13 @@ def recorded() -> list[dict[str, Any]]:
     """
     path = Path(__file__).with_name("dockerd-20.10.jsonl")
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def of_other_pools() -> list[dict[str, Any]]:
+    """Return what dockerd 20.10 asked where pools, their ids, gateways and addresses were other ones.
+
+    Among them IPv6, chosen addresses, several networks of one container, and a killed dockerd.
+    """
+    path = Path(__file__).with_name("dockerd-20.10-other-pools.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
