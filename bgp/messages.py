@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from bgp.events import SpeakerEvent
 
 if TYPE_CHECKING:
+    from bgp.address import IPNetwork
     from bgp.events import SessionStatus
     from bgp.peer import Peer
     from bgp.route import Announcement
@@ -33,6 +34,13 @@ class Sessions:
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """Everything desired has been given to the speaker for every established session; these prefixes are announced."""
+
+    prefixes: frozenset[IPNetwork]
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """The sidecar did not understand the client."""
 
@@ -47,4 +55,4 @@ class Desired:
     announcements: tuple[Announcement, ...] = ()
 
 
-Message: TypeAlias = Hello | Heartbeat | Sessions | Refusal | Desired | SpeakerEvent
+Message: TypeAlias = Hello | Heartbeat | Sessions | Told | Refusal | Desired | SpeakerEvent

@@ -8,6 +8,7 @@ Sidecar to client
     routes       peer, withdrawn: prefixes, announced: [group]
     end-of-rib   peer, version
     sessions     sessions: [{peer, state, since, info}]; the whole list, after the snapshot and whenever it changes
+    told         prefixes; the announcements that every established session has been given, whenever they change
     heartbeat    nothing; at least every HEARTBEAT_SECONDS
     error        message; the client's last line was not understood
 Client to sidecar
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from bgp import documents
 from bgp.events import EndOfRib, RoutesChanged, SessionDown, SessionUp, SpeakerSnapshot
-from bgp.messages import Desired, Heartbeat, Hello, Refusal, Sessions
+from bgp.messages import Desired, Heartbeat, Hello, Refusal, Sessions, Told
 
 if TYPE_CHECKING:
     from bgp.messages import Message
@@ -74,6 +75,8 @@ def _document(message: Message) -> dict[str, object]:  # noqa: PLR0911 - one kin
             return {"type": "error", "message": text}
         case Sessions(sessions):
             return {"type": "sessions", "sessions": [documents.session_document(session) for session in sessions]}
+        case Told(prefixes):
+            return {"type": "told", "prefixes": documents.prefixes_document(prefixes)}
         case Desired(peers, announcements):
             return {
                 "type": "set",
@@ -118,6 +121,10 @@ def _read_refusal(document: Document) -> Refusal:
 
 def _read_sessions(document: Document) -> Sessions:
     return Sessions(tuple(documents.read_session(item) for item in documents.mappings(document, "sessions")))
+
+
+def _read_told(document: Document) -> Told:
+    return Told(frozenset(documents.read_prefixes(document, "prefixes")))
 
 
 def _read_desired(document: Document) -> Desired:
@@ -165,6 +172,7 @@ _READERS: Mapping[str, Callable[[Document], Message]] = {
     "heartbeat": _read_heartbeat,
     "error": _read_refusal,
     "sessions": _read_sessions,
+    "told": _read_told,
     "set": _read_desired,
     "snapshot": _read_snapshot,
     "up": _read_up,

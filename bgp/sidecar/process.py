@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from bgp import exabgp_commands, exabgp_events, wire
 from bgp.exabgp_config import fingerprint
 from bgp.exabgp_events import PeerConnected, PeerDown, PeerUp
-from bgp.messages import Desired, Heartbeat, Sessions
+from bgp.messages import Desired, Heartbeat, Sessions, Told
 from bgp.sidecar.channel import ChannelStuck, close_channel, open_channel
 from bgp.sidecar.clients import Clients
 from bgp.sidecar.files import (
@@ -73,6 +73,7 @@ class Sidecar:
         self._wish: Desired | None = None
         self._knows = False
         self._told: Sessions | None = None
+        self._announced: Told | None = None
 
     async def run(self, source: BinaryIO, sink: BinaryIO) -> None:
         """Serve until ExaBGP closes its pipe or the process is asked to stop. Raises `ChannelStuck`."""
@@ -168,6 +169,8 @@ class Sidecar:
                         log.warning("ExaBGP refused a command", extra={"command": command[:200]})
         if self._state.forget_retired():
             self._save()
+        if self._asked and self._state.in_agreement():
+            self._tell_announced()
 
     def _next_step(self) -> Step | None:
         wish, self._wish = self._wish, None
@@ -224,13 +227,20 @@ class Sidecar:
     def _greeting(self) -> Iterable[Message]:
         if not self._knows:
             return ()
-        return self._state.snapshot(), Sessions(self._state.statuses())
+        greeting = (self._state.snapshot(), Sessions(self._state.statuses()))
+        return greeting if self._announced is None else (*greeting, self._announced)
 
     def _tell_sessions(self) -> None:
         sessions = Sessions(self._state.statuses())
         if self._knows and sessions != self._told:
             self._told = sessions
             self._clients.broadcast(sessions)
+
+    def _tell_announced(self) -> None:
+        announced = Told(frozenset(each.prefix for each in self._state.desired.announcements))
+        if announced != self._announced:
+            self._announced = announced
+            self._clients.broadcast(announced)
 
     def _save(self) -> None:
         try:

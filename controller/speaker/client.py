@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING
 
 from bgp import wire
 from bgp.events import SpeakerLost
-from bgp.messages import Desired, Heartbeat, Hello, Refusal, Sessions
+from bgp.messages import Desired, Heartbeat, Hello, Refusal, Sessions, Told
 from controller.errors import SpeakerUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Collection
+    from collections.abc import AsyncGenerator, Callable, Collection
     from pathlib import Path
 
     from bgp.events import SessionStatus, SpeakerEvent
     from bgp.messages import Message
     from bgp.peer import Peer
     from bgp.route import Announcement
+    from ipam.address import IPNetwork
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +45,22 @@ class SidecarSpeaker:
         self._closed = False
         self._writer: asyncio.StreamWriter | None = None
         self._sessions: tuple[SessionStatus, ...] = ()
+        self._announced: frozenset[IPNetwork] = frozenset()
+        self._callbacks: list[Callable[[], None]] = []
 
     @property
     def sessions(self) -> tuple[SessionStatus, ...]:
         """What the sidecar last said of every configured peer; empty while it is not connected."""
         return self._sessions
+
+    @property
+    def announced(self) -> frozenset[IPNetwork]:
+        """The prefixes that the speaker took last for all of its sessions; empty while the sidecar is not connected."""
+        return self._announced
+
+    def on_announced(self, callback: Callable[[], None]) -> None:
+        """Call this whenever `announced` has something new."""
+        self._callbacks.append(callback)
 
     async def set(self, peers: Collection[Peer], announcements: Collection[Announcement]) -> None:
         """Make these the whole desired state; it is sent at once or as soon as the sidecar is there."""
@@ -71,7 +83,7 @@ class SidecarSpeaker:
                         pause, told = _FIRST_PAUSE_SECONDS, False
                         yield event
             except SpeakerUnavailable as error:
-                self._sessions = ()
+                self._sessions, self._announced = (), frozenset()
                 if not told and not self._closed:
                     log.warning("speaker lost", extra={"reason": str(error)})
                     told = True
@@ -95,6 +107,10 @@ class SidecarSpeaker:
                 message = await self._receive(reader)
                 if isinstance(message, Sessions):
                     self._sessions = message.sessions
+                elif isinstance(message, Told):
+                    self._announced = message.prefixes
+                    for callback in self._callbacks:
+                        callback()
                 elif isinstance(message, Refusal):
                     log.error("speaker refused the desired state", extra={"reason": message.message})
                 elif isinstance(message, Hello):

@@ -137,6 +137,18 @@ async def test_an_agent_that_returns_is_told_everything(network: Network) -> Non
     assert "SessionDown" not in one.kinds()
 
 
+async def test_an_agent_is_told_what_every_session_was_given(network: Network) -> None:
+    """After a change, and when it comes back: an announcement that it waits for is one the speaker has taken."""
+    one, two = await pair(network)
+    await one.until(lambda: set(map(str, one.speaker.announced)) == {"10.20.0.0/26", "fd20::/122"}, "told of both")
+    await one.want(network.peers(one.host, two.host), blocks(one.host, "10.20.5.0/26"))
+    await one.until(lambda: set(map(str, one.speaker.announced)) == {"10.20.5.0/26"}, "told of the change")
+    await two.until(lambda: two.learned() == {"10.20.5.0/26"}, "aware of the change")
+    await one.disconnect()
+    again = network.agent(one.host)
+    await again.until(lambda: set(map(str, again.speaker.announced)) == {"10.20.5.0/26"}, "told of it anew")
+
+
 async def test_other_sessions_do_not_notice_a_peer_that_comes_and_goes(network: Network) -> None:
     """A third node joins and leaves: it learns everything, its own routes go with it, and the first session stays."""
     one, two = await pair(network)

@@ -17,7 +17,7 @@ from bgp.events import (
     SpeakerLost,
     SpeakerSnapshot,
 )
-from bgp.messages import Desired, Heartbeat, Hello, Message, Refusal, Sessions
+from bgp.messages import Desired, Heartbeat, Hello, Message, Refusal, Sessions, Told
 from bgp.peer import Peer, PeerOrigin
 from bgp.route import Announcement, LearnedRoute
 
@@ -36,6 +36,8 @@ CONFIGURED = Peer(PEER, ipaddress.ip_address("10.0.0.1"), 1, 2, "10.0.0.1", Peer
         Heartbeat(),
         Refusal("no"),
         Sessions((SessionStatus(PEER, SessionState.IDLE, 1.5, "closed"),)),
+        Told(frozenset({PREFIX, PLAIN.prefix})),
+        Told(frozenset()),
         Desired((CONFIGURED,), (Announcement(PREFIX, PEER, ((65535, 0),), 50), Announcement(PREFIX, PEER))),
         SpeakerSnapshot(frozenset({PEER, SIX}), frozenset({(PEER, 4), (SIX, 6)}), (ROUTE, PLAIN)),
         SessionUp(PEER),

@@ -11,7 +11,7 @@ import pytest
 
 from bgp import wire
 from bgp.events import SessionState, SessionStatus, SpeakerLost, SpeakerSnapshot
-from bgp.messages import Desired, Heartbeat, Hello, Sessions
+from bgp.messages import Desired, Heartbeat, Hello, Sessions, Told
 from bgp.route import Announcement
 from controller.speaker.client import SidecarSpeaker
 
@@ -121,6 +121,21 @@ async def test_sessions_are_kept_beside_the_events(script: Script, speaker: Side
         await script.close()
         assert isinstance(await anext(events), SpeakerLost)
         assert not speaker.sessions
+
+
+async def test_what_is_announced_is_known_until_the_sidecar_is_lost(script: Script, speaker: SidecarSpeaker) -> None:
+    """Who waits for an announcement is called when the sidecar tells of it, and finds it; unknown is not announced."""
+    prefix = announcements(1)[0].prefix
+    script.greeting = [Hello(wire.PROTOCOL), Told(frozenset({prefix})), EMPTY]
+    heard: list[frozenset[object]] = []
+    speaker.on_announced(lambda: heard.append(speaker.announced))
+    await script.open()
+    async with asyncio.timeout(30), contextlib.aclosing(speaker.events()) as events:
+        assert await anext(events) == EMPTY
+        assert heard == [{prefix}]
+        await script.close()
+        assert isinstance(await anext(events), SpeakerLost)
+        assert not speaker.announced
 
 
 async def test_a_sidecar_of_another_protocol_is_not_believed(script: Script, speaker: SidecarSpeaker) -> None:
