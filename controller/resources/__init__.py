@@ -8,8 +8,8 @@ A document looks as in Kubernetes and Calico:
     spec: {cidr: 10.244.0.0/16, blockSize: 26}
 
 The kinds are Pool, Reservation, IPAMConfiguration, BGPPeer, BGPFilter and BGPConfiguration; of the two configurations
-there is one each, whose name is `default`. Unknown fields are refused: a misspelt one would otherwise be silently
-without effect.
+there is one each, whose name is `default`. A Node is read as well, but what it says is its agent's to write. Unknown
+fields are refused: a misspelt one would otherwise be silently without effect.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from pydantic import ValidationError
 from bgp.configuration import BgpConfiguration
 from bgp.peering import Filter, PeerDefinition
 from controller.errors import RefusedError
-from controller.resources import addressing, filtering, peering
+from controller.resources import addressing, filtering, nodes, peering
 from controller.resources.fields import ONLY_NAME, problems_of
+from controller.resources.nodes import NodeDescription
 from ipam.configuration import IpamConfiguration
 from ipam.pool import Pool
 from ipam.reservation import Reservation
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
 
     from controller.resources.fields import Document
 
-Resource: TypeAlias = Pool | Reservation | IpamConfiguration | PeerDefinition | Filter | BgpConfiguration
+#: What people write into the store.
+Writable: TypeAlias = Pool | Reservation | IpamConfiguration | PeerDefinition | Filter | BgpConfiguration
+Resource: TypeAlias = Writable | NodeDescription
 
 API_VERSION: Final = "tortie/v1"
 
@@ -46,7 +49,8 @@ def parse_resource(document: object) -> Resource:
     kind = document.get("kind")
     parse = _PARSER_BY_KIND.get(kind) if isinstance(kind, str) else None
     if parse is None:
-        raise RefusedError(f"kind: {kind!r} cannot be written; write {', '.join(_PARSER_BY_KIND)}")
+        written = ", ".join(known for known in _PARSER_BY_KIND if known != "Node")
+        raise RefusedError(f"kind: {kind!r} cannot be written; write {written}")
     try:
         return parse(document)
     except ValidationError as error:
@@ -63,14 +67,35 @@ def kind_and_name(resource: Resource) -> tuple[str, str]:
 def resource_document(resource: Resource) -> dict[str, object]:
     """Return the document that describes a resource; `parse_resource` of it gives the same resource.
 
-    A peer's password is in it.
+    A peer's password is in it. Raises `RefusedError` for a resource that nobody could have written.
     """
     kind, name = kind_and_name(resource)
-    spec = _spec(resource).model_dump(by_alias=True, exclude_none=True)
-    return {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": spec}
+    metadata: dict[str, object] = {"name": name}
+    if isinstance(resource, NodeDescription):
+        metadata, spec = nodes.node_document(resource)
+    else:
+        try:
+            spec = _spec(resource).model_dump(by_alias=True, exclude_none=True)
+        except ValidationError as error:
+            raise RefusedError("; ".join(problems_of(error))) from None
+    return {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "spec": spec}
 
 
-def _spec(resource: Resource) -> Document:
+def versioned(document: Mapping[str, object], version: int) -> dict[str, object]:
+    """Return the document with the version of the record it was made from."""
+    metadata = document["metadata"]
+    known = metadata if isinstance(metadata, dict) else {}
+    return {**document, "metadata": {**known, "resourceVersion": str(version)}}
+
+
+def written_version(document: Mapping[str, object]) -> int | None:
+    """Return the version that a document which `parse_resource` takes was made from, if it says so."""
+    metadata = document["metadata"]
+    text = metadata.get("resourceVersion") if isinstance(metadata, dict) else None
+    return None if text is None else int(text)
+
+
+def _spec(resource: Writable) -> Document:
     match resource:
         case Pool():
             return addressing.pool_spec(resource)
@@ -93,6 +118,7 @@ _PARSER_BY_KIND: Final[Mapping[str, Callable[[object], Resource]]] = {
     "BGPPeer": peering.parse_peer,
     "BGPFilter": filtering.parse_filter,
     "BGPConfiguration": peering.parse_bgp_configuration,
+    "Node": nodes.parse_node,
 }
 _KIND_BY_TYPE: Final[Mapping[type, str]] = {
     Pool: "Pool",
@@ -101,4 +127,5 @@ _KIND_BY_TYPE: Final[Mapping[type, str]] = {
     PeerDefinition: "BGPPeer",
     Filter: "BGPFilter",
     BgpConfiguration: "BGPConfiguration",
+    NodeDescription: "Node",
 }

@@ -11,6 +11,7 @@ from controller.errors import RefusedError
 from controller.resources.fields import (
     Cidr,
     Community,
+    Distinct,
     Document,
     Metadata,
     OnlyMetadata,
@@ -42,6 +43,7 @@ class PoolSpec(Document):
     cidr: Cidr = Field(description="the range, IPv4 or IPv6, no host bits set")
     block_size: int | None = Field(
         default=None,
+        json_schema_extra={"minimum": 20, "maximum": 128},
         description="prefix length of a block: 20 to 32 (IPv4, default 26), 116 to 128 (IPv6, default 122)",
     )
     disabled: bool = Field(default=False, description="no new assignments; what is assigned keeps working")
@@ -60,8 +62,10 @@ class PoolSpec(Document):
         default="Never", description="pools are routed as they are; there is no encapsulation yet"
     )
     disable_bgp_export: bool = Field(default=False, alias="disableBGPExport", description="announce none of its blocks")
-    communities: list[Community] = Field(
-        default_factory=list, description="BGP communities its prefixes are announced with, as '64512:100' (RFC 1997)"
+    communities: Annotated[list[Community], Distinct] = Field(
+        default_factory=list,
+        json_schema_extra={"uniqueItems": True},
+        description="BGP communities its prefixes are announced with, as '64512:100' (RFC 1997)",
     )
 
 
@@ -77,8 +81,10 @@ class PoolDocument(Document):
 class ReservationSpec(Document):
     """Ranges that automatic assignment leaves alone; an address that is asked for by itself is assigned."""
 
-    reserved_cidrs: list[Cidr] = Field(
-        alias="reservedCIDRs", description="the ranges, IPv4 and IPv6; they need not lie in a pool"
+    reserved_cidrs: Annotated[list[Cidr], Distinct] = Field(
+        alias="reservedCIDRs",
+        json_schema_extra={"uniqueItems": True, "minItems": 1},
+        description="the ranges, IPv4 and IPv6; they need not lie in a pool",
     )
 
 
@@ -186,7 +192,7 @@ def pool_spec(pool: Pool) -> PoolSpec:
         nodeSelector=pool.node_selector,
         natOutgoing=pool.nat_outgoing,
         disableBGPExport=pool.disable_bgp_export,
-        communities=list(map(community_text, pool.communities)),
+        communities=list(dict.fromkeys(map(community_text, pool.communities))),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import reprlib
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -31,7 +32,26 @@ class Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel)
 
 
-class Metadata(Document):
+def _digits(value: object) -> object:
+    # Without quotes it is a number in YAML, and means the same.
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+#: Which version of its record a document was made from; the store's own number, compared for equality only.
+ResourceVersion = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,19}$"), BeforeValidator(_digits)]
+
+
+class Versioned(Document):
+    """What the metadata of every kind may have."""
+
+    resource_version: ResourceVersion | None = Field(
+        default=None,
+        description="as `tortiectl get` shows it: what was changed since is then not written over; leave it out to "
+        "write whatever is there",
+    )
+
+
+class Metadata(Versioned):
     """The name that identifies a resource among those of its kind."""
 
     name: str = Field(
@@ -39,7 +59,7 @@ class Metadata(Document):
     )
 
 
-class OnlyMetadata(Document):
+class OnlyMetadata(Versioned):
     """The name of the only resource of its kind."""
 
     name: Literal["default"]
@@ -59,7 +79,8 @@ def problems_of(error: ValidationError) -> list[str]:
         elif _SECRETS.intersection(problem["loc"]):
             lines.append(f"{field}: {problem['msg']}; write it in quotes")
         else:
-            lines.append(f"{field}: {problem['input']!r}: {problem['msg']}")
+            # Cut short: it may be a whole document, or aliases in YAML that unfold without end.
+            lines.append(f"{field}: {reprlib.repr(problem['input'])}: {problem['msg']}")
     return lines
 
 
@@ -123,6 +144,13 @@ def _community(text: str) -> str:
     return community_text(community_pair(text))
 
 
+def _distinct(texts: list[str]) -> list[str]:
+    for text in texts:
+        if texts.count(text) > 1:
+            raise ValueError(f"{text} is there twice; keep one")
+    return texts
+
+
 def spelled(*words: str) -> BeforeValidator:
     """Return a validator that takes these words in upper or lower case, and leaves any other text as it is."""
     by_lower = {word.lower(): word for word in words}
@@ -137,5 +165,7 @@ RouterAddress = Annotated[str, AfterValidator(_router_address)]
 Selector = Annotated[str, AfterValidator(_selector)]
 #: A standard community, two halves of 16 bits (RFC 1997), as text.
 Community = Annotated[str, BeforeValidator(_quoted), AfterValidator(_community)]
+#: For a list in which nothing may stand twice.
+Distinct: Final = AfterValidator(_distinct)
 #: An AS number of four octets; 0 and the last one are reserved (RFC 7607, RFC 7300).
 AsNumber = Annotated[int, Field(ge=1, le=4294967294)]

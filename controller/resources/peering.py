@@ -13,6 +13,7 @@ from controller.errors import RefusedError
 from controller.resources.fields import (
     NAME_PATTERN,
     AsNumber,
+    Distinct,
     Document,
     Metadata,
     OnlyMetadata,
@@ -71,8 +72,11 @@ class PeerSpec(Document):
         description="next hop of the routes the peer is told: self is the session's own address, keep the node's",
     )
     passive: bool = Field(default=False, description="wait for the peer to connect")
-    filters: list[Annotated[str, Field(pattern=NAME_PATTERN)]] = Field(
-        default_factory=list, description="names of BGPFilters, tried in this order"
+    filters: Annotated[list[Annotated[str, Field(pattern=NAME_PATTERN)]], Distinct] = Field(
+        default_factory=list,
+        max_length=32,
+        json_schema_extra={"uniqueItems": True},
+        description="names of BGPFilters, tried in this order",
     )
     max_prefixes: int = Field(
         default=MAX_PREFIXES, ge=1, le=4294967295, description="nothing is used of a peer that announces more"
@@ -120,9 +124,6 @@ def parse_peer(document: object) -> PeerDefinition:
         )
     if source == address:
         raise RefusedError(f"spec.sourceAddress: {source} is the peer's own address; write one of the node's")
-    for name in spec.filters:
-        if spec.filters.count(name) > 1:
-            raise RefusedError(f"spec.filters: {name} is there twice; keep one")
     return PeerDefinition(
         name=written.metadata.name,
         address=address,

@@ -145,7 +145,7 @@ def test_a_written_configuration_reads_back_as_itself() -> None:
         (of_kind("IPAMConfiguration", {"maxBlocksPerNode": 0}), "spec: max blocks per node is 0; a node needs"),
         (of_kind("IPAMConfiguration", {"coolDownSeconds": 1}), "spec.coolDownSeconds: no such field"),
         (of_kind("IPAMConfiguration", {"cooldownSeconds": 1.5}), "spec.cooldownSeconds: 1.5: Input should be a valid"),
-        (of_kind("Node", {}), "kind: 'Node' cannot be written; write Pool, Reservation, IPAMConfiguration"),
+        (of_kind("Block", {}), "kind: 'Block' cannot be written; write Pool, Reservation, IPAMConfiguration"),
         (["Pool"], "not a mapping; a resource has apiVersion, kind, metadata and spec"),
         ({**of_kind("Pool", {}), "kind": ["Pool"]}, "kind: ['Pool'] cannot be written"),
     ],
