@@ -98,10 +98,13 @@ def _write(writer: asyncio.StreamWriter, line: bytes) -> None:
 
 
 def _listen(path: Path) -> tuple[socket.socket, int]:
-    """Return a listening socket and its inode; it appears under its path complete, and replaces a dead one."""
+    """Return a listening socket and its inode; it appears under its path complete, and replaces a dead one.
+
+    Our group may connect: the agent of a sidecar that is not root joins it, and needs no right to override modes.
+    """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    mask = os.umask(0o177)
+    mask = os.umask(0o117)
     try:
         listener.bind(str(temporary))
         listener.listen()

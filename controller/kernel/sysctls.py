@@ -1,4 +1,8 @@
-"""The host's and the links' settings under /proc/sys/net, of the namespace the calling thread is in."""
+"""The host's and the links' settings under /proc/sys/net, of the namespace the calling thread is in.
+
+In a container /proc/sys is read-only. There the environment names another mount of the host's /proc/sys/net, which
+shows the settings of whichever network namespace looks at it, as the original does (net/sysctl_net.c).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_ROOT: Final = Path("/proc/sys/net")
+#: The variable that names where /proc/sys/net can be written, if not there.
+DIRECTORY_VARIABLE: Final = "TORTIE_SYSCTL_DIR"
 _ALL_LINKS: Final = ("all", "default", "lo")
 
 
@@ -25,14 +30,15 @@ def enable_forwarding() -> None:
     A router ignores router advertisements on links with accept_ra=1 (Documentation/networking/ip-sysctl.rst), and the
     host's own default route would run out; links that listened get accept_ra=2 before forwarding is turned on.
     """
-    if _read(_ROOT / "ipv4/ip_forward") != "1":  # writing it resets other settings of every link
-        _write(_ROOT / "ipv4/ip_forward", "1")
-    if _read(_ROOT / "ipv4/conf/all/rp_filter") == "2":
+    root = _root()
+    if _read(root / "ipv4/ip_forward") != "1":  # writing it resets other settings of every link
+        _write(root / "ipv4/ip_forward", "1")
+    if _read(root / "ipv4/conf/all/rp_filter") == "2":
         log.warning(
             "workloads can send from addresses that are not theirs: net.ipv4.conf.all.rp_filter is 2 and overrides "
             "the strict check of each link; set it to 0 or 1"
         )
-    links = _ROOT / "ipv6/conf"
+    links = root / "ipv6/conf"
     if not links.is_dir() or _read(links / "all/forwarding") == "1":
         return
     for link in links.iterdir():
@@ -84,15 +90,19 @@ def _guards(*, ipv6: bool) -> dict[str, dict[str, str]]:
 
 
 def _apply(directory: str, value_by_name: Mapping[str, str]) -> None:
-    path = _ROOT / directory
+    path = _root() / directory
     if not path.is_dir():  # a kernel without IPv6
         return
     for name, value in value_by_name.items():
         _write(path / name, value)
 
 
+def _root() -> Path:
+    return Path(os.environ.get(DIRECTORY_VARIABLE) or "/proc/sys/net")
+
+
 def _read_if_there(name: str) -> str | None:
-    path = _ROOT / name
+    path = _root() / name
     return _read(path) if path.exists() else None
 
 
