@@ -90,6 +90,14 @@ class Collector:
         self._cluster: Cluster | None = None
         self._missing_since: Mapping[HandleAddresses, float] = {}
         self._empty_since: Mapping[EmptyBlock, float] = {}
+        #: How many addresses and blocks were given back so far.
+        self.collected_count = 0
+        self.returned_count = 0
+
+    @property
+    def leak_candidate_count(self) -> int:
+        """How many addresses had no link at the last look, for however short a time."""
+        return sum(len(handle.held) for handle in self._missing_since)
 
     def on_collected(self, callback: Callable[[], None]) -> None:
         """Call this whenever the addresses of a workload that is gone were released."""
@@ -158,6 +166,7 @@ class Collector:
                 [ReleaseRequest(each.address, leak.handle, each.sequence) for each in leak.held]
             )
         if released:
+            self.collected_count += len(released)
             log.info("assignment collected: its link is gone", extra=self._fields(leak, released, finding.since[leak]))
             for callback in self._callbacks:
                 callback()
@@ -166,6 +175,7 @@ class Collector:
         """Return a block, and say so when it is done."""
         await self._addresses.return_blocks([block.cidr])
         if all(own.cidr != block.cidr for own in self._addresses.own_blocks()):
+            self.returned_count += 1
             empty_seconds = round(self._clock().monotonic - self._empty_since[block])
             log.info(
                 "empty block returned",

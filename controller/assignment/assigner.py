@@ -235,6 +235,7 @@ class Assigner:
             fail([waiting for waiting in planned if waiting.outage_count], outage)
             for waiting in planned:
                 waiting.outage_count += 1
+            self._count_retries(planned)
         except RefusedError as refusal:
             # Several requests never make a transaction too large: it is one whose records no store takes.
             fail(planned, refusal)
@@ -280,6 +281,7 @@ class Assigner:
             f"each planned on a fresh reading; the last one failed because: {conflict}; try again"
         )
         fail([waiting for waiting in planned if waiting.conflict_count >= MAX_CONFLICTS], given_up)
+        self._count_retries(planned)
         if tries > 1:
             longest = min(_SHORTEST_PAUSE_SECONDS * 2**tries, _LONGEST_PAUSE_SECONDS)
             await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  spreads retries, protects nothing
@@ -287,6 +289,10 @@ class Assigner:
         # A block that the list of all does not tell of is known by the conflicts it caused, of which this is the last.
         self._contested |= {operation.key for operation in drafted.operations}
         await self._adopt_reading(partial(read_keys, wanted=self._contested))
+
+    def _count_retries(self, planned: list[Waiting]) -> None:
+        retry_count = self._counters.retry_count + sum(waiting.waits for waiting in planned)
+        self._counters = replace(self._counters, retry_count=retry_count)
 
     async def _adopt_reading(self, read: Callable[[Store, Knowledge], Awaitable[Knowledge]]) -> None:
         self._adopt(await read(self._store, self._knowledge))

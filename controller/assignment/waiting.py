@@ -23,12 +23,13 @@ MAX_WAITING: Final = 4096
 class Counters:
     """What an assigner has done since it was made.
 
-    Transactions that the store confirmed, transactions that met a conflict, and requests that were told their outcome:
-    addresses or a refusal.
+    Transactions that the store confirmed, transactions that met a conflict, requests that were planned again after a
+    conflict or an unanswered transaction, and requests that were told their outcome: addresses or a refusal.
     """
 
     transaction_count: int = 0
     conflict_count: int = 0
+    retry_count: int = 0
     answer_count: int = 0
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+import time
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from controller.cni.failures import CniFailure, ErrorCode, failure_of
 from controller.cni.network_configuration import decode_object
@@ -12,9 +13,15 @@ from controller.cni.request import CniRequest, Command, parse_environment, parse
 from controller.cni.result import CniResult, encode_result
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from controller.cni.receiving import ReceivedRequest
 
 log = logging.getLogger(__name__)
+
+#: Is told of each call what CNI_COMMAND it had, whatever that says; why it failed, None for a success; and how many
+#: seconds it took.
+Witness: TypeAlias = "Callable[[str | None, ErrorCode | None, float], None]"
 
 
 class Backend(Protocol):
@@ -51,19 +58,25 @@ class Answer(NamedTuple):
     output: bytes
 
 
-async def answer(received: ReceivedRequest, backend: Backend) -> Answer:
+async def answer(received: ReceivedRequest, backend: Backend, witness: Witness = lambda *_: None) -> Answer:
     """Return the answer to a request; whatever goes wrong is a CNI error and logged here."""
+    started = time.monotonic()
     cni_version = None
+    command: str | None = None
     fields: dict[str, object] = {}
     try:
         variables = parse_environment(received.environment)
-        fields = {"command": variables.get("CNI_COMMAND"), "container": variables.get("CNI_CONTAINERID")}
+        command = variables.get("CNI_COMMAND")
+        fields = {"command": command, "container": variables.get("CNI_CONTAINERID")}
         configuration = decode_object(received.standard_input)
         cni_version = configuration.get("cniVersion")
         request = parse_request(variables, configuration)
         output = await _carry_out(request, received, backend)
     except Exception as error:  # noqa: BLE001  the outermost guard of a call: every caller gets an answer
-        return _failed(error, cni_version if isinstance(cni_version, str) else None, fields)
+        failure = failure_of(error)
+        witness(command, failure.code, time.monotonic() - started)
+        return _failed(error, failure, cni_version if isinstance(cni_version, str) else None, fields)
+    witness(command, None, time.monotonic() - started)
     log.debug("cni call answered", extra=fields)
     return Answer(0, output)
 
@@ -111,8 +124,7 @@ def _namespace(request: CniRequest, received: ReceivedRequest) -> int:
     return received.namespace_descriptor
 
 
-def _failed(error: Exception, cni_version: str | None, fields: dict[str, object]) -> Answer:
-    failure = failure_of(error)
+def _failed(error: Exception, failure: CniFailure, cni_version: str | None, fields: dict[str, object]) -> Answer:
     fields = {**fields, "code": int(failure.code), "reason": failure.message}
     if failure.code is ErrorCode.INTERNAL:
         log.error("cni call met a defect", extra=fields, exc_info=error)

@@ -11,7 +11,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from controller.cni.answering import Answer, answer
+from controller.cni.answering import Answer, Witness, answer
 from controller.cni.failures import CniFailure, ErrorCode
 from controller.cni.protocol import ProtocolError, encode_reply
 from controller.cni.receiving import Descriptors, ReceivedRequest, receive_request
@@ -42,9 +42,15 @@ class Deadlines:
     last_request_seconds: float = 1
 
 
-async def serve(listener: socket.socket, path: Path, backend: Backend, deadlines: Deadlines | None = None) -> None:
+async def serve(
+    listener: socket.socket,
+    path: Path,
+    backend: Backend,
+    deadlines: Deadlines | None = None,
+    witness: Witness = lambda *_: None,
+) -> None:
     """Answer callers until cancelled; then let work under way end (within the deadline) and remove the socket."""
-    server = _Server(backend, deadlines or Deadlines())
+    server = _Server(backend, deadlines or Deadlines(), witness)
     try:
         await server.accept(listener)
     finally:
@@ -55,8 +61,9 @@ async def serve(listener: socket.socket, path: Path, backend: Backend, deadlines
 class _Server:
     """The connections under way."""
 
-    def __init__(self, backend: Backend, deadlines: Deadlines) -> None:
+    def __init__(self, backend: Backend, deadlines: Deadlines, witness: Witness) -> None:
         self._backend = backend
+        self._witness = witness
         self._deadlines = deadlines
         self._tasks: set[asyncio.Task[None]] = set()
         self._receiving: set[asyncio.Timeout] = set()
@@ -128,7 +135,7 @@ class _Server:
                 self._receiving.discard(deadline)
 
     async def _work(self, connection: socket.socket, received: ReceivedRequest) -> None:
-        work = asyncio.create_task(answer(received, self._backend), name="cni work")
+        work = asyncio.create_task(answer(received, self._backend, self._witness), name="cni work")
         try:
             await asyncio.wait({work}, timeout=self._deadlines.answer_seconds)
             if not work.done():

@@ -25,7 +25,7 @@ from controller.store.difference import Delivered
 from controller.store.transaction import check_keys, check_operations, check_prefix
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Collection, Sequence
+    from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 
     from controller.ports import Entry, Operation, Version, WatchEvent
     from controller.store.consul_access import ConsulAccess
@@ -42,9 +42,15 @@ _LONGEST_WAIT_SECONDS: Final = _WAIT_SECONDS * 17 / 16
 
 
 class ConsulStore:
-    """A `Store` in Consul. One event loop uses it; it connects when it is first asked."""
+    """A `Store` in Consul. One event loop uses it; it connects when it is first asked.
 
-    def __init__(self, access: ConsulAccess, *, timeout_seconds: float = 5.0) -> None:
+    `heard` is called whenever a watch has an answer, also one with nothing new.
+    """
+
+    def __init__(
+        self, access: ConsulAccess, *, timeout_seconds: float = 5.0, heard: Callable[[], None] = lambda: None
+    ) -> None:
+        self._heard = heard
         self._client = ConsulClient(access, timeout_seconds=timeout_seconds)
         self._closed = asyncio.Event()
 
@@ -93,6 +99,7 @@ class ConsulStore:
                 event = delivered.advance(entries) if seen >= index else None
                 index = seen if seen >= index else 0
                 backoff.reset()
+                self._heard()
             except (StoreUnavailable, StoreDenied) as error:
                 index = 0
                 pause_seconds = backoff.next_seconds()

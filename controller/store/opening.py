@@ -11,6 +11,8 @@ from controller.errors import RefusedError
 from controller.store.consul_access import ConsulAccess
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from controller.ports import Store
     from controller.settings import Settings
 
@@ -37,15 +39,9 @@ class StoreSettings:
     @classmethod
     def of(cls, settings: Settings) -> StoreSettings:
         """Return the part of a host's settings that concerns the store; raises `RefusedError`."""
-        consul = ConsulAccess(
-            address=settings.consul_address,
-            token=settings.token(),
-            ca_file=settings.consul_ca_file,
-            cert_file=settings.consul_cert_file,
-            key_file=settings.consul_key_file,
-            datacenter=settings.consul_datacenter,
+        return cls(
+            StoreKind(settings.store), settings.sqlite_path, consul_access(settings), settings.store_timeout_seconds
         )
-        return cls(StoreKind(settings.store), settings.sqlite_path, consul, settings.store_timeout_seconds)
 
     @classmethod
     def parse(cls, url: str) -> StoreSettings:
@@ -63,19 +59,34 @@ class StoreSettings:
         raise RefusedError(f"{url!r} names no store: write sqlite:PATH, http://HOST:PORT, https://HOST:PORT or memory:")
 
 
-def open_store(settings: StoreSettings | str) -> Store:
-    """Return the store that settings, or a URL as `StoreSettings.parse` takes it, name; nothing is contacted yet."""
+def consul_access(settings: Settings) -> ConsulAccess:
+    """Return how a host's settings reach Consul, with the token as its file holds it now; raises `RefusedError`."""
+    return ConsulAccess(
+        address=settings.consul_address,
+        token=settings.token(),
+        ca_file=settings.consul_ca_file,
+        cert_file=settings.consul_cert_file,
+        key_file=settings.consul_key_file,
+        datacenter=settings.consul_datacenter,
+    )
+
+
+def open_store(settings: StoreSettings | str, heard: Callable[[], None] = lambda: None) -> Store:
+    """Return the store that settings, or a URL as `StoreSettings.parse` takes it, name; nothing is contacted yet.
+
+    `heard` is called whenever one of its watches has heard from it, if only that there is nothing new.
+    """
     if isinstance(settings, str):
         settings = StoreSettings.parse(settings)
     match settings.kind:
         case StoreKind.SQLITE:
             from controller.store.sqlite import SqliteStore  # noqa: PLC0415  only what is used is imported
 
-            return SqliteStore(settings.sqlite_path, timeout_seconds=settings.timeout_seconds)
+            return SqliteStore(settings.sqlite_path, timeout_seconds=settings.timeout_seconds, heard=heard)
         case StoreKind.CONSUL:
             from controller.store.consul import ConsulStore  # noqa: PLC0415  as above
 
-            return ConsulStore(settings.consul, timeout_seconds=settings.timeout_seconds)
+            return ConsulStore(settings.consul, timeout_seconds=settings.timeout_seconds, heard=heard)
         case StoreKind.MEMORY:
             from controller.store.memory import MemoryStore  # noqa: PLC0415  as above
 

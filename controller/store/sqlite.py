@@ -33,9 +33,13 @@ _BUSY_FRACTION: Final = 0.9
 
 
 class SqliteStore:
-    """A `Store` in the file at `path`, which is made where its directory exists. One event loop uses it."""
+    """A `Store` in the file at `path`, which is made where its directory exists. One event loop uses it.
 
-    def __init__(self, path: Path, *, timeout_seconds: float = 5.0) -> None:
+    `heard` is called whenever a watch could look at the file, also when there was nothing new.
+    """
+
+    def __init__(self, path: Path, *, timeout_seconds: float = 5.0, heard: Callable[[], None] = lambda: None) -> None:
+        self._heard = heard
         self._path = path
         self._timeout_seconds = timeout_seconds
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite-store")
@@ -78,6 +82,7 @@ class SqliteStore:
                         mark = found
                         event = delivered.advance(await self._ask(lambda file: file.list(prefix)))
                     backoff.reset()
+                    self._heard()
                 except (StoreUnavailable, StoreDenied) as error:
                     mark = None
                     pause_seconds = backoff.next_seconds()

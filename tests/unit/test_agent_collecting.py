@@ -208,11 +208,14 @@ async def test_what_a_link_left_behind_is_released_as_a_whole(host: Host, caplog
     host.pass_time(GRACE - 1)
     await host.collector.iterate()
     assert host.held() == {*gone, *kept}
+    assert (host.collector.leak_candidate_count, host.collector.collected_count) == (2, 0)
     host.pass_time(1)
     with caplog.at_level(logging.INFO):
         await host.collector.iterate()
     assert host.held() == set(kept)
     assert told == [set(kept)]
+    await host.collector.iterate()
+    assert (host.collector.leak_candidate_count, host.collector.collected_count) == (0, 2)
     (record,) = [record for record in caplog.records if "collected" in record.message]
     assert {name: vars(record)[name] for name in ("handle", "workload", "namespace", "node", "links")} == {
         "handle": "cni/net/c1/eth0",
@@ -417,6 +420,7 @@ async def test_empty_blocks_are_returned_but_one(host: Host, caplog: pytest.LogC
     assert [block.cidr for block in host.assigner.own_blocks() if block.version == 4] == before[:1]
     assert len(host.assigner.own_blocks()) == 2
     assert len(await host.store.list(keys.BLOCKS)) == 2
+    assert host.collector.returned_count == 4
     returned = [vars(record) for record in caplog.records if "returned" in record.message]
     assert [each["block"] for each in returned if "." in each["block"]] == [str(before[2]), str(before[1])]
     assert {(each["node"], each["empty_seconds"]) for each in returned} == {("n1", GRACE)}

@@ -274,6 +274,30 @@ async def test_an_unknown_command_is_code_4(path: Path, backend: FakeBackend, co
     assert (code, "ADD, DEL, CHECK, GC, STATUS, VERSION" in message) == (4, True)
 
 
+async def test_every_call_has_a_witness(path: Path, backend: FakeBackend) -> None:
+    """Told of command and outcome, also of calls whose configuration or command nobody can read."""
+    seen: list[tuple[str | None, ErrorCode | None]] = []
+    task = asyncio.create_task(
+        serve(bind(path), path, backend, witness=lambda command, code, _: seen.append((command, code)))
+    )
+    for variables, config in (
+        (environment("DEL"), CONFIG),
+        (environment("DEL"), b"?"),
+        (environment("UPDATE"), CONFIG),
+        (b"", CONFIG),
+    ):
+        await (await call(path, variables, config=config)).answer()
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    assert seen == [
+        ("DEL", None),
+        ("DEL", ErrorCode.DECODE_FAILURE),
+        ("UPDATE", ErrorCode.INVALID_ENVIRONMENT),
+        (None, ErrorCode.INVALID_ENVIRONMENT),
+    ]
+
+
 @pytest.mark.parametrize(
     ("error", "code"), [(PoolExhausted("full"), 104), (StoreUnavailable("down"), 11), (RefusedError("no"), 113)]
 )

@@ -186,7 +186,7 @@ async def test_when_one_family_is_exhausted_neither_is_given(world: World) -> No
 
 
 async def test_what_was_done_is_counted(world: World) -> None:
-    """Transactions, conflicts and answers are counted exactly; who waits together shares one transaction."""
+    """Transactions, conflicts, retries and answers are counted exactly; who waits together shares one transaction."""
     await world.add_pool("v4", "10.0.0.0/30", 30)
     faults = [world.Fault.NONE, world.Fault.NONE, world.Fault.CONFLICT]  # the first is the fence's
 
@@ -198,11 +198,11 @@ async def test_what_was_done_is_counted(world: World) -> None:
         await node.assign(world.request("a"))
         assert node.counters == Counters(transaction_count=1, answer_count=1)
         await asyncio.gather(*(node.assign(world.request(handle)) for handle in "bcd"))
-        assert node.counters == Counters(transaction_count=2, conflict_count=1, answer_count=4)
+        assert node.counters == Counters(transaction_count=2, conflict_count=1, retry_count=3, answer_count=4)
         with pytest.raises(NoPool):
             await node.assign(world.request("e", (6,)))
         await node.release("nothing")
-        assert node.counters == Counters(transaction_count=2, conflict_count=1, answer_count=6)
+        assert node.counters == Counters(transaction_count=2, conflict_count=1, retry_count=3, answer_count=6)
 
 
 async def test_a_record_that_no_store_takes_fails_its_request_alone(world: World) -> None:
