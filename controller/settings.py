@@ -100,6 +100,12 @@ class Settings(BaseSettings):
     consul_cert_file: Path | None = Field(default=None, description="PEM file of the client certificate for Consul")
     consul_key_file: Path | None = Field(default=None, description="PEM file of the client certificate's key")
     consul_datacenter: str | None = Field(default=None, description="Consul datacenter; the server's own unless set")
+    consul_service: str = Field(
+        default="tortie",
+        pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+        description="service under which Consul's catalog, DNS and UI show the nodes of this cluster; none tells them "
+        "nothing",
+    )
     store_timeout_seconds: float = Field(
         default=5.0, gt=0, le=60, description="deadline of one request to the store, in seconds"
     )

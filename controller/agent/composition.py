@@ -19,6 +19,7 @@ from controller.agent.api import ApiServer
 from controller.agent.cluster import Cluster, fold
 from controller.agent.collecting import Collector, present_moment
 from controller.agent.complaints import Complaints
+from controller.agent.consul_service import consul_service
 from controller.agent.notify import notify
 from controller.agent.publishing import EndpointPublisher
 from controller.agent.registration import Registration
@@ -176,6 +177,8 @@ class Agent:
             ):
                 if listen is not None and pages:
                     tasks.create_task(WebServer(what, listen, pages, self._complaints).run(), name=what)
+            if (service := consul_service(self._settings, self._node, self.status, self._complaints)) is not None:
+                tasks.create_task(service.run(), name="catalog")
             tasks.create_task(self._publisher.run(), name="endpoints")
             tasks.create_task(self._collect(), name="collection")
             tasks.create_task(self._way_out.run(), name="way out")

@@ -9,6 +9,7 @@ import click
 
 from controller.agent_client import agent_status
 from controller.assignment.node_deletion import delete_node, held_by
+from controller.cli.catalog import forget_in_catalog
 from controller.cli.connection import Connection, pass_connection
 from controller.cli.examples import examples
 from controller.cli.listings import time_text
@@ -111,6 +112,7 @@ def delete(connection: Connection, name: str, *, missing_ok: bool, force: bool) 
     """
     released = connection.with_store(lambda store: _delete(store, name, missing_ok=missing_ok, force=force))
     click.echo(f"node {name} deleted, {len(released)} addresses released")
+    forget_in_catalog(connection.settings(), name)
 
 
 async def _delete(store: Store, name: str, *, missing_ok: bool, force: bool) -> tuple[IPAddress, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from controller.errors import RefusedError
@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _DEFAULT_PORT = 8500
+#: What to do when Consul's access control lists forbid something.
+WAY_OUT_OF_DENIAL: Final = (
+    "give this program's token, or the anonymous one if it has none, the policy of its part: `tortiectl consul-policy "
+    "--help` shows how"
+)
 
 
 @dataclass(frozen=True, slots=True)

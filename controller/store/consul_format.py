@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from controller.errors import ConflictError, StoreDenied, StoreUnavailable
 from controller.ports import ABSENT, MAX_VALUE_BYTES, Delete, Entry, Put, Version
+from controller.store.consul_access import WAY_OUT_OF_DENIAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -86,7 +87,7 @@ def failure(body: str, keys: Sequence[str]) -> ConflictError | StoreDenied:
         raise _foreign(body) from error
     for key, what in rows:
         if any(denial in what for denial in _DENIALS):
-            return StoreDenied(f"Consul refuses {key}: {what}; see the token and its policy")
+            return StoreDenied(f"Consul refuses {key}: {what}; {WAY_OUT_OF_DENIAL}")
     return ConflictError([key for key, _ in rows])
 
 

@@ -13,6 +13,7 @@ import aiohttp
 import consul.aio
 
 from controller.errors import StoreDenied, StoreUnavailable, TooManyOperations
+from controller.store.consul_access import WAY_OUT_OF_DENIAL
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -88,7 +89,7 @@ class ConsulClient:
             return answer
         text = f"{self._access.address} answers {answer.status}: {answer.body.strip()[:200]}"
         if answer.status in _DENIED:
-            raise StoreDenied(f"{text}; see the token and its policy")
+            raise StoreDenied(f"{text}; {WAY_OUT_OF_DENIAL}")
         if answer.status == _TOO_LARGE:
             raise TooManyOperations(f"{text}; split the transaction")
         raise StoreUnavailable(text)
