@@ -360,3 +360,21 @@ def test_changes_that_never_cease_do_not_hold_up_a_reload() -> None:
         assert step is not None
         model.carry_out(state, step)
     assert step == Reload(peers)
+
+
+def test_changes_for_some_that_never_cease_do_not_hold_up_the_others() -> None:
+    """With something new for everybody at every moment, each session still hears of every other change."""
+    apart = (variant(ADDRESSES[0], "plain"), variant(ADDRESSES[1], "next hop"))  # nothing can be told both at once
+    state, model = SidecarState(Desired(apart, ()), ()), Model()
+    settle(state, model)
+    for peer in apart:
+        model.rise(state, peer.address)
+    settle(state, model)
+    told: list[object] = []
+    for number in range(40):
+        state.want(Desired(apart, (announcement(number % 3, 1),)))
+        step = state.next_step()
+        assert isinstance(step, Change)
+        told += step.peers
+        model.carry_out(state, step)
+    assert [told.count(peer.address) for peer in apart] == [20, 20]
