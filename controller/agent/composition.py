@@ -14,6 +14,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from bgp.peering import SessionTimes
+from controller.agent import report
 from controller.agent.addressing import find_node
 from controller.agent.api import ApiServer
 from controller.agent.cluster import Cluster, fold
@@ -23,10 +24,11 @@ from controller.agent.consul_service import consul_service
 from controller.agent.notify import notify
 from controller.agent.publishing import EndpointPublisher
 from controller.agent.registration import Registration
+from controller.agent.report import Known
 from controller.agent.routing import Routing
 from controller.agent.status import Observed, obstacle, status_of
 from controller.agent.way_out import WayOut
-from controller.agent.web import WebServer
+from controller.agent.web import WebServer, for_nodes_only
 from controller.assignment.assigner import Assigner
 from controller.cni.backend import WorkloadBackend
 from controller.cni.server import serve
@@ -83,6 +85,7 @@ class Agent:
         self._uplinks = uplinks
         self._store = store
         self._store_reason: str | None = "not reached yet"
+        self._store_lost_at: float | None = time.time()
         self._complaints = Complaints()
         self._assigning = asyncio.Event()
         self._look = asyncio.Event()
@@ -186,7 +189,9 @@ class Agent:
 
     def _pages_for_machines(self) -> dict[str, Page]:
         """Return what Prometheus, probes and the other nodes read."""
-        return {}
+        return {
+            report.PATH: for_nodes_only(report.report_page(self._known), self._routing.is_node),
+        }
 
     def _pages_for_people(self) -> dict[str, Page]:
         """Return what a browser reads."""
@@ -222,6 +227,17 @@ class Agent:
             malformed=cluster.malformed,
         )
 
+    def _known(self) -> Known:
+        return Known(
+            taken_at=time.time(),
+            observed=self._observed(),
+            store_lost_at=self._store_lost_at,
+            blocks=self._assigner.blocks(),
+            pools=tuple(pool.cidr for pool in self._pools() or ()),
+            learned=self._routing.learned(),
+            refused=self._routing.refused(),
+        )
+
     def _limitation(self) -> str | None:
         """Return why existing workloads may not all be reached, or None."""
         for failure in self._programmer.failures.values():
@@ -250,10 +266,11 @@ class Agent:
             if isinstance(event, Interrupted):
                 log.warning("store is not reachable; everything stays as it is", extra={"reason": event.reason})
                 self._store_reason = event.reason
+                self._store_lost_at = self._store_lost_at or time.time()
                 continue
             if self._store_reason is not None:
                 log.info("store is reachable", extra={"kind": self._settings.store})
-            self._store_reason = None
+            self._store_reason = self._store_lost_at = None
             cluster = fold(cluster, event)
             self._assigner.set_rules(cluster.rules)
             self._way_out.learn_pools(tuple(pool for pool, _ in cluster.pools.values()))

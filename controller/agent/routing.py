@@ -20,6 +20,8 @@ from controller.agent.selection import Selection
 if TYPE_CHECKING:
     from bgp.events import SpeakerEvent
     from bgp.peering import SessionTimes
+    from bgp.policy import Rejection
+    from bgp.route import LearnedRoute
     from controller.agent.cluster import Cluster
     from controller.agent.decision import Decision
     from controller.assignment.assigner import Assigner
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from controller.ports import InterfaceAddress, Speaker
     from controller.reconcile.links import WorkloadLinks
     from controller.reconcile.programmer import RouteProgrammer
-    from ipam.address import IPAddress
+    from ipam.address import IPAddress, IPNetwork
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +93,19 @@ class Routing:
         """Return those addresses of this node that no interface has any more."""
         present = {interface.address for interface in self._interfaces}
         return tuple(address for address in self._node.addresses if address not in present)
+
+    def learned(self) -> dict[IPNetwork, tuple[LearnedRoute, ...]]:
+        """Return every route of every configured peer, by prefix."""
+        return self._rib.routes()
+
+    def refused(self) -> tuple[tuple[IPNetwork, IPAddress, Rejection], ...]:
+        """Return each prefix with each peer whose route for it was refused at the last decision, and why."""
+        return tuple(self._selection.refused())
+
+    def is_node(self, address: IPAddress) -> bool:
+        """Tell whether the address is one of the cluster's nodes', this one included."""
+        nodes = () if self.cluster is None else self.cluster.nodes.values()
+        return any(address in node.addresses for node in (self._node, *nodes))
 
     def learn_event(self, event: SpeakerEvent) -> None:
         """Take in one event of the speaker."""

@@ -100,26 +100,40 @@ def _problems(observed: Observed) -> tuple[str, ...]:
         problems += observed.complaints
     if observed.speaker_reason is not None:
         problems.append(f"the BGP sidecar is not connected: {observed.speaker_reason}; learned routes stay as they are")
-    problems += [
-        f"{reason}; what it said before stays until it is written anew" for reason in observed.malformed.values()
-    ]
-    problems += [f"bgppeer {name} has no session: {reason}" for name, reason in observed.peer_problems.items()]
+    problems += _problems_of_records(observed)
     problems += [f"route {prefix}: {failure.reason}" for prefix, failure in observed.route_failures.items()]
     problems += [
         f"route {route.prefix} of protocol {route.protocol} leads out of a workload's link (number {route.link_index}) "
         "and is not ours; it is left alone"
         for route in observed.foreign_routes
     ]
-    problems += [
-        f"address {address} of this node is on no interface; restart the agent if the host was given another one"
-        for address in observed.missing_addresses
-    ]
+    problems += _problems_of_addresses(observed)
     if observed.decision is not None:
         problems += [
             f"{missing.prefix} has next hop {missing.next_hop}, which lies in no subnet of this host's interfaces"
             for missing in observed.decision.unresolved
         ]
     return tuple(problems)
+
+
+def standing_problems(observed: Observed) -> tuple[str, ...]:
+    """Return the problems that are neither the store's, nor the speaker's, nor those of single routes."""
+    complaints = observed.complaints if observed.store_reason is None else ()
+    return (*complaints, *_problems_of_records(observed), *_problems_of_addresses(observed))
+
+
+def _problems_of_records(observed: Observed) -> list[str]:
+    return [
+        *(f"{reason}; what it said before stays until it is written anew" for reason in observed.malformed.values()),
+        *(f"bgppeer {name} has no session: {reason}" for name, reason in observed.peer_problems.items()),
+    ]
+
+
+def _problems_of_addresses(observed: Observed) -> list[str]:
+    return [
+        f"address {address} of this node is on no interface; restart the agent if the host was given another one"
+        for address in observed.missing_addresses
+    ]
 
 
 def _routes(observed: Observed) -> RoutesStatus:

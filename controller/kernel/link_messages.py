@@ -63,6 +63,7 @@ NDA_DST: Final = 1
 NDA_LLADDR: Final = 2
 NUD_PERMANENT: Final = 0x80
 IFF_UP: Final = 1
+IFF_RUNNING: Final = 0x40
 
 #: ifinfomsg: family, padding, type, index, flags, change mask.
 IFINFOMSG: Final = struct.Struct("=BxHiII")
@@ -147,6 +148,17 @@ def veth_query() -> bytes:
     """Return the body of an RTM_GETLINK dump of veth links; with strict checking the kernel filters them."""
     kind = nested(IFLA_LINKINFO, attribute(_IFLA_INFO_KIND, b"veth"))
     return IFINFOMSG.pack(0, 0, 0, 0, 0) + kind + _NO_SKIPPED_STATISTICS
+
+
+def every_link_query() -> bytes:
+    """Return the body of an RTM_GETLINK dump of all links."""
+    return IFINFOMSG.pack(0, 0, 0, 0, 0) + _NO_SKIPPED_STATISTICS
+
+
+def link_is_up(body: bytes) -> bool:
+    """Tell whether a dumped link is switched on and has somebody at its other end."""
+    flags = IFINFOMSG.unpack_from(body)[3]
+    return flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING
 
 
 def link_facts(body: bytes) -> LinkFacts:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from controller.kernel.netlink import attribute, attributes
 from controller.ports import ROUTE_METRIC, ROUTE_PROTOCOL, KernelRoute, NextHop, RouteKind
@@ -161,6 +161,24 @@ def links_of(body: bytes) -> tuple[IPNetwork, frozenset[int]]:
     found = dict(attributes(body, RTMSG.size))
     hops = _paths(found[RTA_MULTIPATH]) if RTA_MULTIPATH in found else [_next_hop(found, _index(found))]
     return _prefix(body[0], body[1], found), frozenset(hop.link_index for hop in hops)
+
+
+class MainRoute(NamedTuple):
+    """A route of the main table, whoever made it."""
+
+    prefix: IPNetwork
+    protocol: int
+    metric: int
+    next_hops: tuple[NextHop, ...]
+
+
+def main_route(body: bytes) -> MainRoute:
+    """Return what a dumped body says of a route of the main table; hops of a form we never make are left out."""
+    family, length, _, _, _, protocol, _, _, _ = RTMSG.unpack_from(body)
+    found = dict(attributes(body, RTMSG.size))
+    hops = _paths(found[RTA_MULTIPATH]) if RTA_MULTIPATH in found else [_next_hop(found, _index(found))]
+    metric = _INDEX.unpack(found.get(RTA_PRIORITY, bytes(4)))[0]
+    return MainRoute(_prefix(family, length, found), protocol, metric, tuple(sorted(hops, key=_order)))
 
 
 def _prefix(family: int, length: int, found: dict[int, bytes]) -> IPNetwork:

@@ -1,0 +1,1 @@
+"""What is wrong between the store, the kernels and BGP: values in, findings out; no input or output."""

@@ -1,0 +1,266 @@
+"""The chains by which a packet reaches a workload, link by link: each question returns the first that is broken.
+
+    wired      link there, up, neighbour, host route            on the node of the workload
+    owned      the agent knows its block, blackhole             on the block's owner
+    announced  the prefix is announced                          on the node that has to
+    delivered  session, learned, accepted, wanted, in the FIB   on every other node
+    captured   no more specific route of somebody else          on every node
+
+What a silent node would say is not known, and no question about it is answered.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING
+
+from controller.diagnosis.finding import Finding, FindingKind
+from controller.diagnosis.node_state import session_down, silent, speaker_lost, store_stale, undecided
+from controller.diagnosis.report import Hop, Route
+from controller.ports import ROUTE_METRIC, RouteKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from controller.datamodel.records import Node
+    from controller.diagnosis.report import ForeignRoute, NodeReport, Path, SessionReport
+    from controller.diagnosis.snapshot import Delivery, Held, Snapshot
+    from ipam.address import IPAddress
+    from ipam.block import Block
+
+
+class Judge:
+    """Answers about one snapshot of the store and the reports of the nodes; `silence` says why others have none."""
+
+    def __init__(
+        self, snapshot: Snapshot, reports: Mapping[str, NodeReport], silence: Mapping[str, str] | None = None
+    ) -> None:
+        self.snapshot = snapshot
+        self.reports = reports
+        self.silence = silence or {}
+        self.node_of: dict[IPAddress, Node] = {
+            address: node for node in snapshot.nodes.values() for address in node.addresses
+        }
+
+    def wired(self, held: Held) -> Finding | None:
+        """Return what keeps a packet that has come to the workload's node from the workload."""
+        address, holder = held.address, held.holder
+        report = self.reports.get(holder.node)
+        if report is None:
+            return None
+        link = report.links.get(holder.interface)
+        who = f"{holder.full_name} on {holder.node}"
+        again = f"remove and create workload {holder.full_name} again"
+        found = None
+        if link is None:
+            found = (
+                FindingKind.LINK_MISSING,
+                f"{address} is held by {who}, whose link {holder.interface} is not there",
+                f"{again}, or wait: what stays so for the grace period is collected",
+            )
+        elif not link.up:
+            found = (
+                FindingKind.LINK_DOWN,
+                f"link {link.name} of {who} is down, so nothing reaches {address}",
+                f"`ip link set {link.name} up` on {holder.node}, or {again}",
+            )
+        elif address not in link.wired:
+            found = (
+                FindingKind.NEIGHBOUR_MISSING,
+                f"link {link.name} of {who} has no permanent neighbour {address}, so packets may wait for it in vain",
+                again,
+            )
+        if found is not None:
+            kind, text, remedy = found
+            return Finding(kind, holder.node, str(address), text, remedy)
+        route = Route(ipaddress.ip_network(address), RouteKind.UNICAST, (Hop(None, holder.interface),))
+        return self.programmed(report, route)
+
+    def owned(self, block: Block) -> Finding | None:
+        """Return what is wrong with a block on the node that owns it, apart from its announcement."""
+        report = None if block.affinity is None else self.reports.get(block.affinity)
+        if report is None:
+            return None
+        if block.cidr not in report.blocks:
+            return _behind(report) or Finding(
+                FindingKind.BLOCK_UNKNOWN,
+                report.node,
+                str(block.cidr),
+                f"{report.node} owns block {block.cidr} by the store and its agent does not know, so nobody announces "
+                f"it",
+                f"see the agent's log on {report.node}; restarted, it reads its blocks anew",
+            )
+        if block.cidr.prefixlen == block.cidr.max_prefixlen:  # the workload's own route has its place
+            return None
+        return self.programmed(report, Route(block.cidr, RouteKind.BLACKHOLE))
+
+    def announced(self, delivery: Delivery) -> Finding | None:
+        """Return why a prefix is not announced by the node that has to."""
+        report = self.reports.get(delivery.node)
+        if report is None or delivery.prefix in report.announced or report.drain == "drained":
+            return None
+        return _behind(report) or Finding(
+            FindingKind.NOT_ANNOUNCED,
+            report.node,
+            str(delivery.prefix),
+            f"{report.node} does not announce {delivery.prefix}, though {delivery.rule.value}",
+            f"see `tortiectl node status` and the agent's log on {report.node}; restarted, it reads what it holds anew",
+        )
+
+    def delivered(self, delivery: Delivery, receiver: str) -> Finding | None:
+        """Return what keeps another node from sending packets for an announced prefix to the node that announces it."""
+        report, node = self.reports.get(receiver), self.snapshot.nodes.get(delivery.node)
+        if report is None or node is None or not _has_version(report, delivery.prefix.version):
+            return None
+        paths = report.learned.get(delivery.prefix, ())
+        return (
+            self._session(report, node)
+            or self._learned(report, delivery, node, paths)
+            or _accepted(report, delivery, paths)
+            or self._wanted(report, delivery, node)
+            or self.programmed(report, report.wanted[delivery.prefix])
+        )
+
+    def programmed(self, report: NodeReport, route: Route) -> Finding | None:
+        """Return how a node's kernel differs from a route that it has to have."""
+        have = report.kernel.get(route.prefix)
+        for foreign in report.foreign:
+            if foreign.prefix == route.prefix and foreign.metric < ROUTE_METRIC + (have is None):
+                return _in_the_way(report.node, foreign, f"comes before `{route}`")
+        if have == route:
+            return None
+        if have is None:
+            failure = report.failures.get(route.prefix)
+            why = f": the kernel refuses it ({failure})" if failure else ""
+            is_blackhole = route.kind is RouteKind.BLACKHOLE
+            effect = "so packets to its free addresses may loop" if is_blackhole else "so packets take another way"
+            return Finding(
+                FindingKind.BLACKHOLE_MISSING if is_blackhole else FindingKind.ROUTE_MISSING,
+                report.node,
+                str(route.prefix),
+                f"the kernel of {report.node} does not have `{route}`{why}, {effect}",
+                f"the agent adds it by itself; as it has not, see its log on {report.node} and restart it",
+            )
+        return Finding(
+            FindingKind.WRONG_NEXT_HOP,
+            report.node,
+            str(route.prefix),
+            f"the kernel of {report.node} has `{have}` where `{route}` has to be",
+            f"the agent puts it right by itself; as it has not, see its log on {report.node} and restart it",
+        )
+
+    def captured(self, report: NodeReport) -> Iterator[Finding]:
+        """Yield the foreign routes that draw a part of a block's addresses in use to somewhere else."""
+        for foreign in report.foreign:
+            for block in self.snapshot.blocks_around(foreign.prefix):
+                if foreign.prefix == block.cidr:  # its place is looked at with the block's own route
+                    continue
+                taken = [
+                    address
+                    for address, _ in block.assignments()
+                    if address in foreign.prefix and ipaddress.ip_network(address) not in report.kernel
+                ]
+                if taken:
+                    yield _in_the_way(report.node, foreign, f"draws in {_some(taken)} of block {block.cidr}")
+
+    def session(self, report: NodeReport, session: SessionReport) -> Finding | None:
+        """Return the reason why a session is not established: nobody at one of its ends, or else itself."""
+        node = self.node_of.get(session.peer)
+        if session.established:
+            return None
+        if node is not None and node.name in self.silence:
+            return silent(node.name, self.silence[node.name])
+        other = None if node is None else self.reports.get(node.name)
+        lost = (None if other is None else speaker_lost(other)) or speaker_lost(report)
+        return lost or session_down(report, session, self.node_of)
+
+    def _session(self, report: NodeReport, node: Node) -> Finding | None:
+        session = next((each for each in report.sessions if each.peer in node.addresses), None)
+        return None if session is None else self.session(report, session)
+
+    def _learned(self, report: NodeReport, delivery: Delivery, node: Node, paths: tuple[Path, ...]) -> Finding | None:
+        if paths:
+            return None
+        has_session = any(session.peer in node.addresses for session in report.sessions)
+        how = "over a session that stands" if has_session else "and has no session with it"
+        return _behind(report) or Finding(
+            FindingKind.NOT_LEARNED,
+            report.node,
+            str(delivery.prefix),
+            f"{delivery.node} announces {delivery.prefix}, and {report.node} has not learned it, {how}",
+            "see the export rules of their peers' filters (`tortiectl get bgpfilters -o yaml`), and who has to pass it "
+            "on where nodes form no mesh",
+        )
+
+    def _wanted(self, report: NodeReport, delivery: Delivery, node: Node) -> Finding | None:
+        """Return why an accepted route is not used, or what else it leads to."""
+        prefix = delivery.prefix
+        wanted = report.wanted.get(prefix)
+        if wanted is None and prefix in report.unresolved:
+            return Finding(
+                FindingKind.UNRESOLVED,
+                report.node,
+                str(prefix),
+                f"the next hop of {prefix} lies in no subnet of {report.node}'s interfaces, so it has no route there",
+                f"connect {report.node} and {delivery.node} to one subnet, or have a router between them announce it "
+                f"with its own address as next hop",
+            )
+        if wanted is None:
+            return _behind(report) or Finding(
+                FindingKind.NOT_WANTED,
+                report.node,
+                str(prefix),
+                f"{report.node} has learned {prefix} and does not use it",
+                f"see the agent's log on {report.node}",
+            )
+        right = node.address(prefix.version)
+        if not self.snapshot.plain_mesh or {hop.gateway for hop in wanted.hops} == {right}:
+            return None
+        others = ", ".join(str(hop.gateway) for hop in wanted.hops if hop.gateway != right)
+        return Finding(
+            FindingKind.WRONG_NEXT_HOP,
+            report.node,
+            str(prefix),
+            f"{report.node} was told that {prefix} is at {others}, while {delivery.node} ({right}) has it: "
+            f"{delivery.rule.value}",
+            "find out who announces it there (`tortiectl explain` of it shows every node) and restart that agent",
+        )
+
+
+def _accepted(report: NodeReport, delivery: Delivery, paths: tuple[Path, ...]) -> Finding | None:
+    if any(path.rejected is None for path in paths):
+        return None
+    rules = ", ".join(sorted({str(path.rejected) for path in paths}))
+    remedy = "see `tortiectl node status --rejected` there and the pools, blocks and nodes in the store"
+    if "filtered" in rules:
+        remedy = "change the import rules of its peers' filters: `tortiectl get bgpfilters -o yaml`"
+    return _behind(report) or Finding(
+        FindingKind.REJECTED,
+        report.node,
+        str(delivery.prefix),
+        f"{report.node} refuses the route to {delivery.prefix} of {delivery.node} by the rule {rules}",
+        remedy,
+    )
+
+
+def _behind(report: NodeReport) -> Finding | None:
+    """Return why a node may not know or tell what it should."""
+    return store_stale(report) or speaker_lost(report) or undecided(report)
+
+
+def _has_version(report: NodeReport, version: int) -> bool:
+    return any(address.version == version for address in report.addresses)
+
+
+def _in_the_way(node: str, foreign: ForeignRoute, effect: str) -> Finding:
+    return Finding(
+        FindingKind.FOREIGN_ROUTE,
+        node,
+        str(foreign.prefix),
+        f"on {node} a route of somebody else, `{foreign}`, {effect}",
+        f"find out who makes it (`ip route show {foreign.prefix}` on {node}) and remove it there",
+    )
+
+
+def _some(addresses: list[IPAddress]) -> str:
+    return f"{addresses[0]} and {len(addresses) - 1} more addresses" if len(addresses) > 1 else str(addresses[0])
