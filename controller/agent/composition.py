@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from bgp.peering import SessionTimes
-from controller.agent import report
+from controller.agent import report, summary
 from controller.agent.addressing import find_node
 from controller.agent.api import ApiServer
 from controller.agent.cluster import Cluster, fold
@@ -22,6 +22,8 @@ from controller.agent.collecting import Collector, present_moment
 from controller.agent.complaints import Complaints
 from controller.agent.consul_service import consul_service
 from controller.agent.notify import notify
+from controller.agent.page import status_pages
+from controller.agent.page_watch import Watch
 from controller.agent.publishing import EndpointPublisher
 from controller.agent.registration import Registration
 from controller.agent.report import Known
@@ -136,6 +138,7 @@ class Agent:
         self._collector.on_collected(self._publisher.mark)
         self._monitor = KernelMonitor(self._fib.port_id, self._hinted, self._programmer.routes_changed)
         self._api = ApiServer(settings.agent_socket, self.status)
+        self._watch = Watch(settings, node, self.status, lambda: self._routing.cluster, store)
 
     @classmethod
     async def create(cls, settings: Settings) -> Agent:
@@ -182,6 +185,7 @@ class Agent:
                     tasks.create_task(WebServer(what, listen, pages, self._complaints).run(), name=what)
             if (service := consul_service(self._settings, self._node, self.status, self._complaints)) is not None:
                 tasks.create_task(service.run(), name="catalog")
+            tasks.create_task(self._watch.run(), name="watch")
             tasks.create_task(self._publisher.run(), name="endpoints")
             tasks.create_task(self._collect(), name="collection")
             tasks.create_task(self._way_out.run(), name="way out")
@@ -191,11 +195,12 @@ class Agent:
         """Return what Prometheus, probes and the other nodes read."""
         return {
             report.PATH: for_nodes_only(report.report_page(self._known), self._routing.is_node),
+            summary.PATH: for_nodes_only(summary.summary_page(self.status), self._routing.is_node),
         }
 
     def _pages_for_people(self) -> dict[str, Page]:
         """Return what a browser reads."""
-        return {}
+        return status_pages(self._watch)
 
     def status(self) -> Status:
         """Return what `tortiectl node status` shows."""
