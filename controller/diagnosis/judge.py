@@ -149,8 +149,11 @@ class Judge:
             f"the agent puts it right by itself; as it has not, see its log on {report.node} and restart it",
         )
 
-    def captured(self, report: NodeReport) -> Iterator[Finding]:
-        """Yield the foreign routes that draw a part of a block's addresses in use to somewhere else."""
+    def captured(self, report: NodeReport, only: IPAddress | None = None) -> Iterator[Finding]:
+        """Yield the foreign routes that draw a part of a block's addresses in use to somewhere else.
+
+        With `only` nothing but that address is looked at, as is right for a report about it alone.
+        """
         for foreign in report.foreign:
             for block in self.snapshot.blocks_around(foreign.prefix):
                 if foreign.prefix == block.cidr:  # its place is looked at with the block's own route
@@ -158,7 +161,9 @@ class Judge:
                 taken = [
                     address
                     for address, _ in block.assignments()
-                    if address in foreign.prefix and ipaddress.ip_network(address) not in report.kernel
+                    if only in (None, address)
+                    and address in foreign.prefix
+                    and ipaddress.ip_network(address) not in report.kernel
                 ]
                 if taken:
                     yield _in_the_way(report.node, foreign, f"draws in {_some(taken)} of block {block.cidr}")
