@@ -28,6 +28,8 @@ COMMANDS: Final = {
     "delete": ("delete", "Delete a pool, a reservation, a BGP peer or filter."),
     "ipam": ("ipam", "Show, check and release addresses; set the rules of their assignment."),
     "node": ("node", "Show this node's state; drain a node, or remove it from the cluster."),
+    "explain": ("explain", "Show who holds an address or block, who announces it, and each node's route to it."),
+    "doctor": ("doctor", "Find what is broken between the store, the kernel and BGP of every node."),
     "install-cni": ("install_cni", "Install the CNI plugin and a network on this host."),
     "lab": ("lab", "Run several hosts on this machine, in network namespaces."),
     "version": ("version", "Show the versions of tortiectl and of this host's agent."),
