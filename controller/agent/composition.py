@@ -21,6 +21,11 @@ from controller.agent.cluster import Cluster, fold
 from controller.agent.collecting import Collector, present_moment
 from controller.agent.complaints import Complaints
 from controller.agent.consul_service import consul_service
+from controller.agent.health import Health
+from controller.agent.metrics import MetricsPage, Parts, Tally
+from controller.agent.metrics_instruments import Instruments
+from controller.agent.metrics_reach import Reach, WatchedAddresses, WatchedRoutes
+from controller.agent.metrics_store import TimedStore
 from controller.agent.notify import notify
 from controller.agent.page import status_pages
 from controller.agent.page_watch import Watch
@@ -81,8 +86,11 @@ _RESYNC_SECONDS = 90.0
 class Agent:
     """One host's agent; build it with `create`, then `run` it until cancelled."""
 
-    def __init__(self, settings: Settings, node: Node, uplinks: tuple[str, ...], store: Store) -> None:
+    def __init__(
+        self, settings: Settings, node: Node, uplinks: tuple[str, ...], store: Store, instruments: Instruments
+    ) -> None:
         self._settings = settings
+        self._version = version("tortie")  # from a file
         self._node = node
         self._uplinks = uplinks
         self._store = store
@@ -93,7 +101,11 @@ class Agent:
         self._look = asyncio.Event()
         self._mtu_bytes = settings.mtu_bytes
         self._registration = Registration(store, node, self._complaints)
-        self._assigner = Assigner(store, node.name, time.time, labels=node.labels)
+        self._instruments = instruments
+        self._tally = Tally()
+        self._assigner = Assigner(
+            TimedStore(store, instruments.transaction_ended), node.name, time.time, labels=node.labels
+        )
         self._fib = KernelFib()
         self._kernel_links = KernelLinks()
         self._links = WorkloadLinks(self._kernel_links)
@@ -109,10 +121,15 @@ class Agent:
             programmer=self._programmer,
             speaker=self._speaker,
         )
+        self._reach = Reach(
+            instruments.reachable_seconds.observe,
+            announced=lambda: self._speaker.announced,
+            decision=lambda: self._routing.decision,
+        )
         self._workloads = WorkloadBackend(
-            addresses=self._assigner,
+            addresses=WatchedAddresses(self._assigner, self._reach),
             links=self._links,
-            routes=self._programmer,
+            routes=WatchedRoutes(self._programmer, self._reach),
             default_mtu_bytes=lambda: self._mtu_bytes,
             obstacle=lambda: obstacle(self._observed()),
             limitation=self._limitation,
@@ -134,10 +151,25 @@ class Agent:
         self._assigner.on_change(self._routing.mark)
         self._links.on_change(self._routing.mark)
         self._links.on_change(self._publisher.mark)
+        self._speaker.on_announced(self._reach.examine)
         # A link that others took away is seen only now and then; once its addresses are free, a check must know.
         self._collector.on_collected(self._publisher.mark)
         self._monitor = KernelMonitor(self._fib.port_id, self._hinted, self._programmer.routes_changed)
         self._api = ApiServer(settings.agent_socket, self.status)
+        self._health = Health(self.status)
+        self._metrics = MetricsPage(
+            Parts(
+                self._observed,
+                self._assigner,
+                self._collector,
+                self._programmer,
+                self._routing,
+                self._speaker,
+                self._reach,
+                self._tally,
+                instruments,
+            )
+        )
         self._watch = Watch(settings, node, self.status, lambda: self._routing.cluster, store)
 
     @classmethod
@@ -149,7 +181,9 @@ class Agent:
         store_settings = StoreSettings.of(settings)
         node, uplinks = await find_node(settings)
         await asyncio.to_thread(enable_forwarding)
-        return cls(settings, node, uplinks, LossGuard(open_store(store_settings)))
+        instruments = Instruments()
+        store = TimedStore(open_store(store_settings, instruments.store_heard), instruments.store_asked)
+        return cls(settings, node, uplinks, LossGuard(store), instruments)
 
     async def run(self) -> None:
         """Serve until cancelled; then close every connection and leave routes, links and sessions as they are.
@@ -174,7 +208,10 @@ class Agent:
             tasks.create_task(self._listen(), name="speaker")
             tasks.create_task(self._routing.run(), name="routing")
             tasks.create_task(self._programmer.run(), name="programmer")
-            tasks.create_task(serve(listener, self._settings.cni_socket, self._workloads), name="cni")
+            answering = serve(
+                listener, self._settings.cni_socket, self._workloads, witness=self._instruments.cni_answered
+            )
+            tasks.create_task(answering, name="cni")
             if self._settings.docker_plugin_socket is not None:
                 tasks.create_task(self._serve_docker(self._settings.docker_plugin_socket), name="docker")
             for what, listen, pages in (
@@ -194,6 +231,8 @@ class Agent:
     def _pages_for_machines(self) -> dict[str, Page]:
         """Return what Prometheus, probes and the other nodes read."""
         return {
+            **self._health.pages,
+            "/metrics": self._metrics.answer,
             report.PATH: for_nodes_only(report.report_page(self._known), self._routing.is_node),
             summary.PATH: for_nodes_only(summary.summary_page(self.status), self._routing.is_node),
         }
@@ -210,7 +249,7 @@ class Agent:
         cluster = self._routing.cluster or Cluster()
         return Observed(
             node=self._node,
-            version=version("tortie"),
+            version=self._version,
             peer_names={
                 **{peer.address: name for name, peer in cluster.peers.items()},
                 **{address: node.name for node in cluster.nodes.values() for address in node.addresses},
@@ -316,6 +355,7 @@ class Agent:
 
     async def _listen(self) -> None:
         async for event in self._speaker.events():
+            self._tally.count(event)
             self._routing.learn_event(event)
 
     def _hinted(self, change: KernelChange) -> None:

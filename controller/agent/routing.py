@@ -98,6 +98,14 @@ class Routing:
         """Return every route of every configured peer, by prefix."""
         return self._rib.routes()
 
+    def learned_counts(self) -> dict[IPAddress, int]:
+        """Return how many routes each configured peer has announced."""
+        return self._rib.route_counts()
+
+    def stale_count(self) -> int:
+        """Return how many routes are kept although their session ended."""
+        return self._rib.stale_count()
+
     def refused(self) -> tuple[tuple[IPNetwork, IPAddress, Rejection], ...]:
         """Return each prefix with each peer whose route for it was refused at the last decision, and why."""
         return tuple(self._selection.refused())
