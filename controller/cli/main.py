@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "explain": ("explain", "Show who holds an address or block, who announces it, and each node's route to it."),
     "doctor": ("doctor", "Find what is broken between the store, the kernel and BGP of every node."),
     "install-cni": ("install_cni", "Install the CNI plugin and a network on this host."),
+    "consul-policy": ("consul_policy", "Show the rules of Consul ACL policies for agents, operators and readers."),
     "lab": ("lab", "Run several hosts on this machine, in network namespaces."),
     "version": ("version", "Show the versions of tortiectl and of this host's agent."),
 }

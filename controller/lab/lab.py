@@ -295,6 +295,7 @@ class Lab:
         for host in hosts:
             for part in ("run", "bgp"):
                 (layout.directory(host) / part).mkdir(parents=True, exist_ok=True)
+            (layout.directory(host) / "tortie.toml").touch()
             wiring.configure(layout, host)
 
     def _connect(self, layout: Layout, hosts: Iterable[Host]) -> Layout:

@@ -151,7 +151,8 @@ class Layout:
 
     def environment(self, host: Host | None) -> dict[str, str]:
         """Return the settings under which programs of this host run; None is a host without an agent."""
-        settings = {"TORTIE_STORE": self.store, "TORTIE_CONFIG": str(self.state / "tortie.toml")}
+        directory = self.state if host is None else self.directory(host)
+        settings = {"TORTIE_STORE": self.store, "TORTIE_CONFIG": str(directory / "tortie.toml")}
         if self.store == "sqlite":
             settings["TORTIE_SQLITE_PATH"] = str(self.state / "store.db")
         else:

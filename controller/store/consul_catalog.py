@@ -107,23 +107,27 @@ class ConsulCatalog:
         long. Raises `StoreUnavailable` and `StoreDenied`.
         """
         identity = instance_id(service, node)
+        if not await self._places(service, identity):
+            return False
+        # Status 500 stands here for what is gone already, or another Consul agent's, as for an outage; what is left
+        # afterwards tells them apart.
+        with suppress(StoreUnavailable):
+            await self._client.put(f"/v1/agent/service/deregister/{identity}", [], "")
+        for place in await self._places(service, identity):
+            with suppress(StoreUnavailable):
+                await self._client.put("/v1/catalog/deregister", [], json.dumps({"Node": place, "ServiceID": identity}))
+        if left := await self._places(service, identity):
+            raise StoreUnavailable(f"Consul node {', '.join(left)} still has {identity}; try again")
+        return True
+
+    async def _places(self, service: str, identity: str) -> list[str]:
+        """Return the Consul nodes at which the catalog has an instance."""
         listing = await self._client.get(f"/v1/catalog/service/{service}", [("consistent", "1")])
-        places = [row["Node"] for row in _rows(listing.body) if row.get("ServiceID") == identity]
-        if places:
-            with suppress(StoreUnavailable):  # another Consul agent has it; the catalog is asked next
-                await self._client.put(f"/v1/agent/service/deregister/{identity}", [], "")
-        for place in places:
-            await self._client.put("/v1/catalog/deregister", [], json.dumps({"Node": place, "ServiceID": identity}))
-        return bool(places)
+        try:
+            return [row["Node"] for row in json.loads(listing.body) if row["ServiceID"] == identity]
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreUnavailable(f"what answers is not Consul; it says {listing.body[:200]!r}") from error
 
     async def close(self) -> None:
         """Close all connections."""
         await self._client.close()
-
-
-def _rows(body: str) -> list[dict[str, str]]:
-    try:
-        rows = json.loads(body)
-        return [{"Node": row["Node"], "ServiceID": row["ServiceID"]} for row in rows]
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreUnavailable(f"what answers is not Consul; it says {body[:200]!r}") from error

@@ -192,7 +192,7 @@ def test_the_labels_of_a_node_decide_which_blocks_it_keeps(lab: Lab) -> None:
     """An agent that starts with other labels tells the cluster; the block of a pool that is not for it is returned."""
     configure(lab, "--grace-seconds=1")
     delete_links(lab, "h2")
-    (lab.layout().state / "tortie.toml").write_text('[labels]\nrack = "b"\n')
+    (lab.layout().state / "h2" / "tortie.toml").write_text('[labels]\nrack = "b"\n')
     assert len(blocks(lab, "h2")) == 1
     lab.stop("h2/agent")
     lab.start("h2/agent")
