@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
@@ -111,7 +112,7 @@ class NodeAsker:
         except TimeoutError as error:
             raise NoAnswer(f"nothing from {url} within {_DEADLINE_SECONDS:g} s") from error
         except aiohttp.ClientConnectorError as error:
-            raise NoAnswer(f"{url}: {error.os_error.strerror or error}; does its agent run?") from error
+            raise NoAnswer(f"{url}: {_reason(error.os_error)}; does its agent run?") from error
         except (aiohttp.ClientError, OSError, UnreadableSummary) as error:
             raise NoAnswer(f"{url}: {error}") from error
         if found.node != node.name:
@@ -123,6 +124,11 @@ class NodeAsker:
             if address.version in self._clients:
                 return self._clients[address.version], address
         raise NoAnswer(f"{self._here.name} and {node.name} have no IP version in common")
+
+
+def _reason(error: OSError) -> str:
+    """Return the kernel's words; asyncio says which call failed for which tuple."""
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 async def _body(answer: aiohttp.ClientResponse) -> bytes:

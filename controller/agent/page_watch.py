@@ -82,6 +82,7 @@ class _Known:
     pools: _Pools = field(default_factory=_Pools)
     picture: Picture | None = None
     asked_at: float = field(default_factory=time.monotonic)
+    asked_all: bool = False
 
 
 class Watch:
@@ -151,6 +152,7 @@ class Watch:
 
     async def _keep(self) -> None:
         self._known = _Known()
+        self._log.append(LogEntry(time.time(), Tone.NEUTRAL.value, "began to look"))
         self._news.set()
         async with asyncio.TaskGroup() as tasks:
             keepers = [tasks.create_task(each) for each in (self._keep_asking(), self._keep_reading(), self._compose())]
@@ -173,6 +175,9 @@ class Watch:
                 nodes = [node for node in self._nodes() if node.name != self._here.name]
                 await asker.ask(nodes)
                 self._known.asked_at = time.monotonic()
+                if not self._known.asked_all:
+                    self._known.asked_all = True
+                    self._news.set()
                 await asyncio.sleep(max(0.0, round_seconds(len(nodes)) - (time.monotonic() - began)))
 
     def _learn(self, node: str, asked: Asked) -> None:
@@ -215,20 +220,22 @@ class Watch:
             if not self._news.is_set():
                 continue
             self._news.clear()
-            began = time.monotonic()
+            began, complete = time.monotonic(), self._known.asked_all
             cluster = self._cluster()
             names = {} if cluster is None else {str(peer.address): name for name, peer in cluster.peers.items()}
             nodes = self._nodes()
             # In a thread: what a thousand nodes say takes a while to compare, and containers wait for this loop.
             picture = await asyncio.to_thread(picture_of, nodes, dict(self._known.asked), self._here.name, names)
-            now = time.time()
-            if self._known.picture is None:
-                self._log.append(LogEntry(now, Tone.NEUTRAL.value, "began to look"))
-            else:
-                self._log.extend(picture_changes(self._known.picture, picture, now))
-            self._known.picture = picture
+            self._note(picture, complete=complete)
             await self._publish(picture, len(nodes))
             await asyncio.sleep(_RESTS * (time.monotonic() - began))
+
+    def _note(self, picture: Picture, *, complete: bool) -> None:
+        """Write what changed into the log, once there is something to compare with: a whole round of answers."""
+        if self._known.picture is not None:
+            self._log.extend(picture_changes(self._known.picture, picture, time.time()))
+        if complete:
+            self._known.picture = picture
 
     async def _news_or_time(self) -> None:
         try:

@@ -88,7 +88,7 @@ export function rove(container, selector, { choose = () => {}, perRow = () => 1 
 /** A time in epoch seconds as the browser's people write it; with the date unless it is today. */
 export function timeText(seconds) {
   const time = new Date(seconds * 1000);
-  const clock = time.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+  const clock = time.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
   return time.toDateString() === new Date().toDateString() ? clock : `${time.toLocaleDateString()} ${clock}`;
 }
 

@@ -109,8 +109,8 @@ function drawTiles() {
   const sessions = [`${count(established)} established`, broken && `✕ ${count(broken)} broken`, unknown && `? ${count(unknown)} unknown`];
   tile("tile-nodes", nodes.length, nodes.length === 1 ? "node" : "nodes", [...states].map(([state, many]) => `${count(many)} ${state}`), unwell);
   tile("tile-sessions", established + broken + unknown, "sessions", sessions.filter(Boolean), broken > 0);
-  tile("tile-addresses", inUse, "addresses in use", [`in ${plural(claimed, "block")} of ${plural(view.pools.pictures.length, "pool")}`], false);
-  tile("tile-problems", problems, problems === 1 ? "problem" : "problems", [problems ? "read what to do" : "✓ all is well"], problems > 0);
+  tile("tile-addresses", inUse, "addresses", [`in use, in ${plural(claimed, "block")} of ${plural(view.pools.pictures.length, "pool")}`], false);
+  tile("tile-problems", problems, problems === 1 ? "problem" : "problems", [problems ? "told by the nodes themselves" : "✓ all is well"], problems > 0);
   document.title = broken ? `✕ ${count(broken)} broken – tortie` : unwell || problems ? "! tortie" : "tortie";
 }
 

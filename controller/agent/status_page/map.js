@@ -2,7 +2,7 @@
 // for all others.
 
 import { byId, count, keep, make, plural, rove, say, set } from "./dom.js";
-import { LINE_MARKS, NODE_MARKS, endText, isUnwell, nodeSentence, sessionsText } from "./sentences.js";
+import { LINE_MARKS, NODE_MARKS, endText, isHeard, isUnwell, nodeSentence, sessionsMark, sessionsText } from "./sentences.js";
 
 const MOST_NODES = 60;
 /** So many broken sessions are marked with a word; more, with the sign alone. */
@@ -62,16 +62,16 @@ function chosenFew(nodes) {
 
 function placed(nodes, { width, height }) {
   const radius = Math.min(26, Math.max(9, 420 / Math.max(nodes.length, 1)));
+  const angles = nodes.map((_, index) => (2 * Math.PI * index) / nodes.length - Math.PI / 2);
+  const sines = nodes.length === 1 ? [0] : angles.map(Math.sin);
+  const [top, bottom] = [Math.min(...sines), Math.max(...sines)];
   const across = width / 2 - (narrow.matches ? 74 : 128);
-  const down = height / 2 - 62;
-  const places = new Map();
-  nodes.forEach((node, index) => {
-    const angle = (2 * Math.PI * index) / nodes.length - Math.PI / 2;
-    const alone = nodes.length === 1 ? 0 : 1;
-    const [cos, sin] = [Math.cos(angle) * alone, Math.sin(angle) * alone];
-    places.set(node.name, { node, radius, cos, sin, x: width / 2 + across * cos, y: height / 2 + down * sin });
-  });
-  return places;
+  // An odd number of nodes leaves room at the bottom: they spread until it is filled.
+  const down = (height - 124) / Math.max(1, bottom - top);
+  return new Map(nodes.map((node, index) => {
+    const [cos, sin] = [nodes.length === 1 ? 0 : Math.cos(angles[index]), sines[index]];
+    return [node.name, { node, radius, cos, sin, x: width / 2 + across * cos, y: height / 2 + down * (sin - (top + bottom) / 2) }];
+  }));
 }
 
 function drawLines(lines, places) {
@@ -87,7 +87,7 @@ function drawLines(lines, places) {
   keep(svg.querySelector(".marks"), broken, keyOf, makeMark, (mark, line) => {
     const [one, other] = [places.get(line.one), places.get(line.other)];
     const text = broken.length > MOST_WORDS ? LINE_MARKS[line.state] : `${LINE_MARKS[line.state]} ${line.state}`;
-    const width = 12 + 7.2 * text.length;
+    const width = 14 + 7.8 * text.length;
     // Not in the middle, where the marks of all diagonals would meet.
     const [x, y] = [one.x + (other.x - one.x) * 0.38, one.y + (other.y - one.y) * 0.38];
     set(mark, { class: `mark ${line.state}`, transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})` });
@@ -122,7 +122,8 @@ function drawPlaces(places) {
     set(name, { x: textX, y: base, "text-anchor": anchor });
     say(name, node.label ?? node.name);
     set(below, { x: textX, y: base + 15, "text-anchor": anchor });
-    say(below, node.label ? "all well" : [sessionsText(node), node.is_here ? "here" : ""].filter(Boolean).join(", "));
+    say(below, node.label ? "all well" : [sessionsMark(node), node.is_here ? "here" : ""].filter(Boolean).join(", "));
+    below.classList.toggle("short", node.established < node.configured);
   });
 }
 
@@ -178,8 +179,8 @@ function showDetail() {
     ["State", node.is_peer ? "a peer that is no node" : `${NODE_MARKS[node.state]} ${node.state}${node.reason ? `: ${node.reason}` : ""}`],
     ["Addresses", node.addresses.join(", ")],
     ["Sessions", node.configured ? `${sessionsText(node)} established` : ""],
-    ["Workloads", node.configured || node.workloads ? count(node.workloads) : ""],
-    ["Routes", node.routes ? count(node.routes) : ""],
+    ["Workloads", isHeard(node) ? count(node.workloads) : ""],
+    ["Routes", isHeard(node) ? count(node.routes) : ""],
     ["Version", node.version],
   ].filter(([, text]) => text);
   const list = make("dl", {}, ...facts.flatMap(([term, text]) => [make("dt", {}, term), make("dd", {}, text)]));

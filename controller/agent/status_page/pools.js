@@ -4,6 +4,7 @@ import { byId, count, keep, make, plural, rove, say, set, timeText } from "./dom
 
 /** So many cells have room for their owner's name. */
 const MOST_NAMED = 64;
+const HINT = "Point at a block, or go there with the Tab and arrow keys, to read whose it is.";
 const LEVELS = [0, 0.25, 0.5, 0.75, 0.9];
 
 /** Draw the pools. */
@@ -18,7 +19,7 @@ export function drawPools({ pictures, read_at, reason, malformed_count }) {
 
 function makePool() {
   const cells = make("div", { class: "cells", role: "group", "aria-describedby": "cells-help" });
-  const about = make("p", { class: "about", "aria-live": "polite" });
+  const about = make("p", { class: "about" }, HINT);
   const article = make(
     "article", { class: "pool" },
     make("div", { class: "pool-head" }, make("h3"), make("p", { class: "quiet" })),
@@ -26,8 +27,7 @@ function makePool() {
     cells, about,
   );
   const tell = (cell) => {
-    const next = cell?.getAttribute("aria-label") ?? "";
-    say(about, next);
+    say(about, cell?.getAttribute("aria-label") ?? HINT);
   };
   article.refreshStops = rove(cells, ".cell", { choose: tell, perRow: () => columnsOf(cells) });
   cells.addEventListener("mouseover", (event) => tell(event.target.closest(".cell")));
@@ -52,13 +52,14 @@ function drawPool(article, pool) {
   keep(cells, pool.cells, (cell) => cell.first, makeCell, drawCell);
   const focused = cells.querySelector(".cell:focus");
   if (focused) say(about, focused.getAttribute("aria-label"));
+  about.hidden = !pool.cells.length;
   article.refreshStops();
 }
 
 function makeCell() {
   return make(
     "button", { type: "button", class: "cell", tabindex: -1 },
-    make("i", { class: "fill" }), make("b"), make("span", { class: "owner" }),
+    make("i", { class: "fill" }), make("b"), make("span"), make("span", { class: "cidr" }),
   );
 }
 
@@ -66,10 +67,11 @@ function drawCell(button, cell) {
   const share = cell.total ? cell.in_use / cell.total : 0;
   const level = share === 0 ? 0 : LEVELS.filter((least) => share >= least).length;
   set(button, { "data-level": level, "aria-label": sentenceOf(cell, share) });
-  const [fill, number, owner] = button.children;
+  const [fill, number, owner, cidr] = button.children;
   fill.style.height = `${share * 100}%`;
   say(number, percent(share));
-  say(owner, cell.block_count > 1 ? `${cell.block_count} blocks` : cell.owners[0]);
+  say(owner, cell.owners[0]);
+  say(cidr, cell.first);
 }
 
 /** A share in whole per cent, never rounded to nothing or to all. */

@@ -16,6 +16,12 @@ export const isUnwell = (node) => ["not ready", "no answer"].includes(node.state
 /** A node's sessions as "4 of 4"; empty while they are not known. */
 export const sessionsText = (node) => (node.configured ? `${count(node.established)} of ${count(node.configured)}` : "");
 
+/** The same for those who see it, with a mark if some are not. */
+export const sessionsMark = (node) => `${node.established < node.configured ? "✕ " : ""}${sessionsText(node)}`;
+
+/** Whether what a node says of itself is known at present. */
+export const isHeard = (node) => !node.is_peer && !["no answer", "not asked yet"].includes(node.state);
+
 /** A node in one sentence, for those who hear the page. */
 export function nodeSentence(node) {
   if (node.is_peer) return `${node.name}, a BGP peer that is no node`;

@@ -1,7 +1,7 @@
 // The same as the map, in rows.
 
 import { byId, count, keep, make, plural, say, set } from "./dom.js";
-import { LINE_MARKS, NODE_MARKS, endText, isUnwell, sessionsText } from "./sentences.js";
+import { LINE_MARKS, NODE_MARKS, endText, isHeard, isUnwell, sessionsMark } from "./sentences.js";
 
 const MOST_ROWS = 200;
 
@@ -30,9 +30,9 @@ export function drawTables(view) {
   rows("node-rows", nodes, (node) => node.name, (node) => [
     node.is_here ? `${node.name} (here)` : node.name,
     node.is_peer ? "⇄ peer" : `${NODE_MARKS[node.state]} ${node.state}`,
-    sessionsText(node),
-    node.is_peer ? "" : count(node.workloads),
-    node.is_peer ? "" : count(node.routes),
+    sessionsMark(node),
+    isHeard(node) ? count(node.workloads) : "",
+    isHeard(node) ? count(node.routes) : "",
     node.addresses.join(" "),
     node.version,
   ]);
