@@ -2,81 +2,79 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
+from controller.cli.completing import resources_argument
 from controller.cli.connection import Connection, pass_connection
+from controller.cli.documents import documents_in, files_option
 from controller.cli.examples import examples
 from controller.cli.guarding import with_retries
+from controller.cli.kinds import BY_NAME, KINDS, Named, named
 from controller.cli.peers import delete_filter, delete_peer
 from controller.cli.pools import delete_pool, remove_malformed_pool
+from controller.cli.removal import delete_block, delete_record
+from controller.cli.wishes import refused_for
 from controller.datamodel import keys
-from controller.errors import RefusedError
+from controller.errors import ConflictError, MalformedRecord, RefusedError
 from controller.ports import Delete
+from ipam.errors import IpamError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from controller.cli.kinds import Kind
     from controller.ports import Store
 
-
-@click.group()
-@examples("tortiectl delete pool default", "tortiectl delete reservation gateways", "tortiectl delete bgppeer tor-a")
-def delete() -> None:
-    """Delete a resource by its name."""
+_RECORD: Final = "record"
+#: What names others goes before what is named.
+_ORDER: Final = ("BGPPeer", "BGPFilter")
 
 
-@delete.command()
-@click.argument("name")
-@click.option("--force", is_flag=True, help="Delete it although its record cannot be read; its blocks then stay.")
+@click.command(no_args_is_help=True)
+@resources_argument(required=False)
+@files_option(required=False)
+@click.option("--force", is_flag=True, help="Delete a pool although its record cannot be read; its blocks then stay.")
+@click.option("--missing-ok", is_flag=True, help="What does not exist is no error.")
 @pass_connection
-@examples("tortiectl delete pool default", "tortiectl delete pool default --force")
-def pool(connection: Connection, name: str, *, force: bool) -> None:
-    """Delete a pool and its empty blocks; refused while addresses of it are in use.
+@click.pass_context
+@examples(
+    "tortiectl delete pool default",
+    "tortiectl delete bgppeer tor-a tor-b",
+    "tortiectl delete -f pools.yaml",
+    "tortiectl delete block 10.244.7.64/26",
+    "tortiectl delete record tortie/v1/cluster/reservations/gateways",
+)
+def delete(
+    context: click.Context,
+    connection: Connection,
+    what: tuple[str, ...],
+    files: tuple[str, ...],
+    *,
+    recursive: bool,
+    force: bool,
+    missing_ok: bool,
+) -> None:
+    """Delete resources by kind and name, or those that files name; of a document only kind and name count.
+
+    A pool goes with its empty blocks, and not while addresses of it are in use. A filter does not go while a peer names
+    it. Without a configuration its defaults hold. A block goes only when it is empty. `delete record KEY` removes what
+    nobody can read, by its key, as `tortiectl ipam check` tells it.
 
     --force is for a pool whose record cannot be read, and changes nothing for others. Nodes forget such a pool, so
     their routes to its addresses end; rather apply the pool anew where its range is known.
+
+    Each is deleted by itself: one that is refused is told of, the others go, and the exit code is 1.
     """
-    connection.with_store(lambda store: _delete_pool(store, name, force=force))
-    click.echo(f"pool {name} deleted")
-
-
-@delete.command()
-@click.argument("name")
-@pass_connection
-@examples("tortiectl delete reservation gateways")
-def reservation(connection: Connection, name: str) -> None:
-    """Delete a reservation: its ranges are assigned automatically again."""
-    connection.with_store(lambda store: delete_reservation(store, name))
-    click.echo(f"reservation {name} deleted")
-
-
-@delete.command()
-@click.argument("name")
-@pass_connection
-@examples("tortiectl delete bgppeer tor-a")
-def bgppeer(connection: Connection, name: str) -> None:
-    """Delete a BGP peer: its nodes end their sessions with it."""
-    connection.with_store(lambda store: delete_peer(store, name))
-    click.echo(f"bgppeer {name} deleted")
-
-
-@delete.command()
-@click.argument("name")
-@pass_connection
-@examples("tortiectl delete bgpfilter from-tor")
-def bgpfilter(connection: Connection, name: str) -> None:
-    """Delete a BGP filter; refused while a peer names it."""
-    connection.with_store(lambda store: delete_filter(store, name))
-    click.echo(f"bgpfilter {name} deleted")
-
-
-@delete.command()
-@pass_connection
-@examples("tortiectl delete bgpconfiguration")
-def bgpconfiguration(connection: Connection) -> None:
-    """Delete the BGP configuration: the defaults hold again, nodes form a mesh."""
-    connection.with_store(lambda store: store.commit([Delete(keys.BGP_CONFIGURATION, None)]))
-    click.echo("bgpconfiguration default deleted")
+    if bool(what) == bool(files):
+        raise click.UsageError("name either a kind and names, or files with -f")
+    if what and what[0] == _RECORD:
+        connection.with_store(lambda store: _delete_records(store, what[1:]))
+        return
+    wanted = _in_files(files, recursive=recursive) if files else named(what)
+    if connection.with_store(lambda store: _delete_each(store, wanted, force=force, missing_ok=missing_ok)):
+        context.exit(1)
 
 
 async def delete_reservation(store: Store, name: str) -> None:
@@ -93,6 +91,74 @@ async def delete_reservation(store: Store, name: str) -> None:
     await with_retries(attempt)
 
 
-async def _delete_pool(store: Store, name: str, *, force: bool) -> None:
-    if not (force and await remove_malformed_pool(store, name)):
-        await delete_pool(store, name)
+async def _delete_records(store: Store, record_keys: Sequence[str]) -> None:
+    if not record_keys:
+        raise click.UsageError("which record? write `tortiectl delete record KEY`, as `tortiectl ipam check` names it")
+    for key in record_keys:
+        await delete_record(store, key)
+        click.echo(f"record {key} deleted")
+
+
+async def _delete_each(store: Store, wanted: Sequence[Named], *, force: bool, missing_ok: bool) -> bool:
+    """Delete one by one, telling each outcome as it comes; return whether any was refused."""
+    refused = False
+    for kind, name in [(each.kind, name) for each in wanted for name in _names(each)]:
+        if missing_ok and not await store.get([kind.key(name)]):
+            click.echo(f"{kind.title(name)} does not exist")
+            continue
+        try:
+            await _delete(store, kind, name, force=force)
+        except (RefusedError, ConflictError, MalformedRecord, IpamError) as error:
+            click.echo(f"tortiectl: error: {error}", err=True)
+            refused = True
+        else:
+            click.echo(f"{kind.title(name)} deleted")
+    return refused
+
+
+def _names(each: Named) -> Sequence[str]:
+    if each.kind.single:
+        return ["default"]
+    if not each.names:
+        raise click.UsageError(f"which {each.kind.one}? write `tortiectl delete {each.kind.one} NAME`")
+    return each.names
+
+
+async def _delete(store: Store, kind: Kind, name: str, *, force: bool) -> None:
+    match kind.name:
+        case "Pool":
+            if not (force and await remove_malformed_pool(store, name)):
+                await delete_pool(store, name)
+        case "Reservation":
+            await delete_reservation(store, name)
+        case "BGPPeer":
+            await delete_peer(store, name)
+        case "BGPFilter":
+            await delete_filter(store, name)
+        case "Block":
+            await delete_block(store, name)
+        case "Node":
+            raise RefusedError(f"node {name} is removed with `tortiectl node delete {name}`, once its agent is stopped")
+        case _:
+            await store.commit([Delete(kind.prefix, None)])
+
+
+def _in_files(files: Sequence[str], *, recursive: bool) -> list[Named]:
+    """Return what the documents name, peers before filters; raises `RefusedError` for one that names nothing."""
+    found: list[Named] = []
+    mistakes: list[str] = []
+    for place, document in documents_in(files, recursive=recursive):
+        fields = document if isinstance(document, dict) else {}
+        kind = BY_NAME.get(str(fields.get("kind")))
+        metadata = fields.get("metadata")
+        name = metadata.get("name") if isinstance(metadata, dict) else None
+        if kind is None:
+            mistakes.append(f"{place}: kind: {fields.get('kind')!r} is not known; write {', '.join(BY_NAME)}")
+        elif not isinstance(name, str):
+            mistakes.append(f"{place}: metadata.name: missing; it says which {kind.one} to delete")
+        else:
+            found.append(Named(kind, (name,)))
+    if mistakes:
+        raise refused_for(mistakes)
+    order = {name: number for number, name in enumerate(_ORDER)}
+    return sorted(found, key=lambda each: order.get(each.kind.name, len(KINDS)))

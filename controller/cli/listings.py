@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
+from controller.cli.ipam_configure import setting_rows
 from controller.datamodel import keys
 from controller.datamodel.blocks import decode_block, decode_usage
-from controller.datamodel.records import decode_pool, decode_reservation
+from controller.datamodel.records import decode_configuration, decode_pool, decode_reservation
 from controller.resources import API_VERSION, resource_document
-from controller.resources.fields import community_text
+from controller.resources.fields import ONLY_NAME, community_text
+from ipam.configuration import IpamConfiguration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,24 +39,20 @@ R = TypeVar("R", bound=Ranged)
 
 @dataclass(frozen=True, slots=True)
 class Listing(Generic[T]):
-    """One kind, whose records lie under `prefix`.
+    """How the records under `prefix` are shown.
 
-    A table has the first `narrow` columns unless all are asked for.
+    A table has the first `narrow` columns unless all are asked for. `default` is what holds without a record.
     """
 
-    kind: str
     prefix: str
     decode: Callable[[str, bytes], T]
     name: Callable[[T], str]
     in_order: Callable[[Sequence[T]], list[T]]
     headers: Sequence[str]
     narrow: int
-    row: Callable[[T], Sequence[object]]
+    rows: Callable[[T], Sequence[Sequence[object]]]
     document: Callable[[T], Mapping[str, object]]
-
-    def key(self, name: str) -> str:
-        """Return the key of the record of this name."""
-        return self.prefix + name.replace("/", "-")
+    default: T | None = None
 
 
 def by_address(ranged: Iterable[R]) -> list[R]:
@@ -127,47 +125,54 @@ def _block_document(block: Block) -> Mapping[str, object]:
 
 
 POOLS: Final = Listing(
-    "Pool",
     keys.POOLS,
     decode_pool,
     lambda pool: pool.name,
     by_address,
     ("NAME", "CIDR", "BLOCK SIZE", "DISABLED", "ASSIGNMENT", "NAT", "NO BGP EXPORT", "NODE SELECTOR", "COMMUNITIES"),
     4,
-    _pool_row,
+    lambda pool: [_pool_row(pool)],
     resource_document,
 )
 RESERVATIONS: Final[Listing[Reservation]] = Listing(
-    "Reservation",
     keys.RESERVATIONS,
     decode_reservation,
     lambda reservation: reservation.name,
     list,
     ("NAME", "RESERVED CIDRS"),
     2,
-    lambda reservation: (reservation.name, ", ".join(map(str, reservation.cidrs))),
+    lambda reservation: [(reservation.name, ", ".join(map(str, reservation.cidrs)))],
     resource_document,
 )
 BLOCKS: Final = Listing(
-    "Block",
     keys.BLOCKS,
     decode_block,
     lambda block: str(block.cidr),
     by_address,
     ("CIDR", "AFFINITY", "IN USE", "CLAIMED", "SEQUENCE", "ALSO HELD BY"),
     6,
-    _block_row,
+    lambda block: [_block_row(block)],
     _block_document,
 )
 #: The narrow table of blocks needs their short summaries only.
 SUMMARIES: Final[Listing[BlockSummary]] = Listing(
-    "Block",
     keys.USAGE,
     decode_usage,
     lambda summary: str(summary.cidr),
     by_address,
     BLOCKS.headers[:3],
     3,
-    _summary_row,
+    lambda summary: [_summary_row(summary)],
     lambda _: {},
+)
+CONFIGURATION: Final = Listing(
+    keys.IPAM_CONFIGURATION,
+    decode_configuration,
+    lambda _: ONLY_NAME,
+    list,
+    ("SETTING", "VALUE"),
+    2,
+    setting_rows,
+    resource_document,
+    default=IpamConfiguration(),
 )

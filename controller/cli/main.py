@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from controller.cli.connection import Connection
 from controller.cli.examples import examples
@@ -22,10 +23,15 @@ if TYPE_CHECKING:
 
 #: Each command's name, its module below controller.cli (which has it as `command`) and its line in the help.
 COMMANDS: Final = {
-    "get": ("get", "Show nodes, pools, blocks, reservations, BGP peers and filters."),
+    "get": ("get", "Show pools, reservations, configurations, BGP peers and filters, nodes, blocks."),
     "create": ("write", "Create resources from files; refuse those that exist."),
     "apply": ("write", "Create or change resources from files."),
-    "delete": ("delete", "Delete a pool, a reservation, a BGP peer or filter."),
+    "replace": ("write", "Change resources from files; refuse those that do not exist."),
+    "patch": ("patch", "Change some fields of a resource."),
+    "edit": ("edit", "Change a resource in an editor."),
+    "delete": ("delete", "Delete resources, by name or as files name them."),
+    "validate": ("validate", "Check files of resources, without a store."),
+    "schema": ("schema", "Print the JSON Schema of resources."),
     "ipam": ("ipam", "Show, check and release addresses; set the rules of their assignment."),
     "node": ("node", "Show this node's state; drain a node, or remove it from the cluster."),
     "explain": ("explain", "Show who holds an address or block, who announces it, and each node's route to it."),
@@ -33,6 +39,7 @@ COMMANDS: Final = {
     "install-cni": ("install_cni", "Install the CNI plugin and a network on this host."),
     "consul-policy": ("consul_policy", "Show the rules of Consul ACL policies for agents, operators and readers."),
     "lab": ("lab", "Run several hosts on this machine, in network namespaces."),
+    "completion": ("completion", "Print what a shell needs to complete command lines."),
     "version": ("version", "Show the versions of tortiectl and of this host's agent."),
 }
 REFUSED, USAGE, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 130
@@ -44,6 +51,11 @@ class LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
         """Return the names in the order of the table."""
         return list(COMMANDS)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Offer the names in the table, and the options; no command is imported for it."""
+        names = [CompletionItem(name, help=text) for name, (_, text) in COMMANDS.items() if name.startswith(incomplete)]
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  click's signature
         """Import the command's module and return the command."""

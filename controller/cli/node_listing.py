@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Final
 from controller.agent.publishing import REFRESH_SECONDS
 from controller.cli.listings import Listing
 from controller.cli.reading import decoded_each
+from controller.cli.stored import description_of
 from controller.datamodel import keys
 from controller.datamodel.bgp_records import decode_drain
 from controller.datamodel.endpoints import decode_endpoints
 from controller.datamodel.records import decode_node
-from controller.resources import API_VERSION
+from controller.resources import resource_document
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -52,12 +53,14 @@ class NodeStates:
         return NodeState.RUNNING if node in self.lively else NodeState.SILENT
 
 
-async def read_states(store: Store, name: str | None) -> NodeStates:
-    """Return the states of this node or of all; a record that cannot be read counts as none."""
-    if name is None:
-        entries: Mapping[str, Entry] = {**(await store.list(keys.DRAINS)), **(await store.list(keys.ENDPOINTS))}
+async def read_states(store: Store, names: Sequence[str]) -> NodeStates:
+    """Return the states of these nodes, or of all without a name; a record that cannot be read counts as none."""
+    if names:
+        entries: Mapping[str, Entry] = await store.get(
+            [key for name in names for key in (keys.drain(name), keys.endpoints(name))]
+        )
     else:
-        entries = await store.get([keys.drain(name), keys.endpoints(name)])
+        entries = {**(await store.list(keys.DRAINS)), **(await store.list(keys.ENDPOINTS))}
     drains, _ = decoded_each(_below(keys.DRAINS, entries), decode_drain)
     endpoints, _ = decoded_each(_below(keys.ENDPOINTS, entries), decode_endpoints)
     now = time.time()
@@ -78,18 +81,12 @@ def node_listing(states: NodeStates) -> Listing[Node]:
         return (node.name, state, node.as_number, *addresses, node.cluster_id or "-", labels or "-")
 
     def document(node: Node) -> Mapping[str, object]:
-        spec = {
-            "asNumber": node.as_number,
-            "ipv4Address": str(node.ipv4) if node.ipv4 else None,
-            "ipv6Address": str(node.ipv6) if node.ipv6 else None,
-            "clusterID": node.cluster_id,
-        }
-        metadata = {"name": node.name, "labels": dict(sorted(node.labels.items()))}
-        status = {"state": states.of(node.name).value}
-        return {"apiVersion": API_VERSION, "kind": "Node", "metadata": metadata, "spec": spec, "status": status}
+        return {**resource_document(description_of(node)), "status": {"state": states.of(node.name).value}}
 
     headers = ("NAME", "STATUS", "AS", "IPV4", "IPV6", "CLUSTER ID", "LABELS")
-    return Listing("Node", keys.NODES, decode_node, lambda node: node.name, list, headers, 5, row, document)
+    return Listing(
+        keys.NODES, decode_node, lambda node: node.name, list, headers, 5, lambda node: [row(node)], document
+    )
 
 
 def _below(prefix: str, entries: Mapping[str, Entry]) -> Mapping[str, Entry]:

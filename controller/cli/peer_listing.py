@@ -1,16 +1,17 @@
-"""How BGP peers and filters are shown; a peer's password is in its document, never in a table."""
+"""How BGP peers, filters and the configuration of BGP are shown; a password is in a document, never in a table."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from bgp.configuration import BgpConfiguration
 from bgp.filter import CidrMatch
 from controller.cli.listings import Listing
 from controller.cli.peers import scope_text
 from controller.datamodel import keys
-from controller.datamodel.bgp_records import decode_filter, decode_peer
+from controller.datamodel.bgp_records import decode_bgp_configuration, decode_filter, decode_peer
 from controller.resources import resource_document
-from controller.resources.fields import community_text
+from controller.resources.fields import ONLY_NAME, community_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -76,7 +77,6 @@ def _bounds(least: int | None, most: int | None) -> str:
 
 
 PEERS: Final[Listing[PeerDefinition]] = Listing(
-    "BGPPeer",
     keys.PEERS,
     decode_peer,
     lambda peer: peer.name,
@@ -86,17 +86,27 @@ PEERS: Final[Listing[PeerDefinition]] = Listing(
         *("LOCAL AS", "SOURCE ADDRESS", "NEXT HOP", "PASSIVE", "MAX PREFIXES"),
     ),
     6,
-    _peer_row,
+    lambda peer: [_peer_row(peer)],
     resource_document,
 )
 FILTERS: Final[Listing[Filter]] = Listing(
-    "BGPFilter",
     keys.FILTERS,
     decode_filter,
     lambda rules: rules.name,
     list,
     ("NAME", "IMPORTS", "EXPORTS", "IMPORT RULES", "EXPORT RULES"),
     3,
-    _filter_row,
+    lambda rules: [_filter_row(rules)],
     resource_document,
+)
+CONFIGURATION: Final[Listing[BgpConfiguration]] = Listing(
+    keys.BGP_CONFIGURATION,
+    decode_bgp_configuration,
+    lambda _: ONLY_NAME,
+    list,
+    ("SETTING", "VALUE"),
+    2,
+    lambda configuration: [("nodeToNodeMesh", configuration.mesh)],
+    resource_document,
+    default=BgpConfiguration(),
 )

@@ -16,7 +16,7 @@ from controller.errors import RefusedError
 from controller.ports import Check, Delete
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 
     from bgp.peering import PeerDefinition
     from controller.ports import Entry, Store
@@ -29,45 +29,49 @@ def scope_text(peer: PeerDefinition) -> str:
     return "every node" if peer.node_selector is None else f"nodes with {peer.node_selector}"
 
 
-def check_scopes(peers: Sequence[PeerDefinition], entries: Mapping[str, Entry]) -> None:
-    """Raise `RefusedError` if two peers have one address and scope once these are written, or if that cannot be told.
+def scope_mistakes(
+    peers: Sequence[PeerDefinition], entries: Mapping[str, Entry]
+) -> Iterator[tuple[PeerDefinition, str]]:
+    """Yield each peer that has the address and scope of another one once these are written, and what is wrong.
 
-    `entries` holds the record of each peer in the store.
+    `entries` holds the record of each peer in the store; where one cannot be read, nothing can be told.
     """
     written = {keys.peer(peer.name) for peer in peers}
     others = {key: entry for key, entry in entries.items() if key.startswith(keys.PEERS) and key not in written}
     present, malformed = decoded_each(others, decode_peer)
     if malformed and peers:
-        raise RefusedError(f"whether two peers have one address cannot be told: {way_out(malformed[0])}")
+        yield peers[0], f"whether two peers have one address cannot be told: {way_out(malformed[0])}"
+        return
     name_of: dict[tuple[object, ...], str] = {}
     for peer in [*present, *peers]:
         identity = (peer.address, peer.node, peer.node_selector)
-        if identity in name_of:
-            raise RefusedError(
-                f"bgppeer {peer.name}: spec.peerAddress: bgppeer {name_of[identity]} has {peer.address} for "
-                f"{scope_text(peer)} too; change that one, or delete it"
+        if identity in name_of and keys.peer(peer.name) in written:
+            text = (
+                f"spec.peerAddress: bgppeer {name_of[identity]} has {peer.address} for {scope_text(peer)} too; change "
+                f"that one, or delete it"
             )
+            yield peer, text
         name_of[identity] = peer.name
+
+
+def missing_filters(
+    peers: Iterable[PeerDefinition], entries: Mapping[str, Entry], written: Container[str]
+) -> Iterator[tuple[PeerDefinition, str]]:
+    """Yield each peer with a filter that is neither in the store nor among the keys that are written along."""
+    for peer in peers:
+        for name in peer.filters:
+            key = keys.filter_rules(name)
+            if key not in entries and key not in written:
+                text = f"spec.filters: bgpfilter {name} does not exist; apply it first, or in the same file"
+                yield peer, text
 
 
 def filter_checks(
     peers: Iterable[PeerDefinition], entries: Mapping[str, Entry], written: Collection[str]
 ) -> list[Check]:
-    """Return the checks that keep the filters these peers name in place; raises `RefusedError` where one is missing.
-
-    `entries` holds the record of each filter in the store; `written` are the keys that the same transaction writes.
-    """
-    wanted: set[str] = set()
-    for peer in peers:
-        for name in peer.filters:
-            key = keys.filter_rules(name)
-            if key not in entries and key not in written:
-                raise RefusedError(
-                    f"bgppeer {peer.name}: spec.filters: bgpfilter {name} does not exist; apply it first, or in the "
-                    f"same file"
-                )
-            wanted.add(key)
-    return [Check(key, entries[key].version) for key in sorted(wanted - set(written))]
+    """Return the checks that keep the filters these peers name in place; `written` are in the same transaction."""
+    wanted = {keys.filter_rules(name) for peer in peers for name in peer.filters}
+    return [Check(key, entries[key].version) for key in sorted(wanted.difference(written))]
 
 
 async def delete_peer(store: Store, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Pools in the store: read and deleted.
+"""Pools in the store, as far as they depend on each other and on their blocks, and their deletion.
 
 Every write of a pool also writes the pools' revision: two overlapping pools cannot both get in.
 """
@@ -14,11 +14,13 @@ from controller.cli.reading import decoded_each, way_out
 from controller.datamodel import keys
 from controller.datamodel.blocks import decode_block, share_cidr
 from controller.datamodel.records import decode_pool, encode_pool
-from controller.errors import ConflictError, RefusedError, StoreUnavailable, TortieError
+from controller.errors import ConflictError, MalformedRecord, RefusedError, StoreUnavailable, TortieError
 from controller.ports import MAX_OPERATIONS, Check, Delete, Put
+from ipam.errors import PoolConflict
+from ipam.pool import check_overlaps
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from controller.ports import Entry, Operation, Store, Version
     from ipam.pool import Pool
@@ -27,12 +29,45 @@ if TYPE_CHECKING:
 _BLOCKS_AT_ONCE: Final = (MAX_OPERATIONS - 1) // OPERATIONS_PER_BLOCK
 
 
-async def read_pools(store: Store) -> dict[str, Pool]:
-    """Return every pool by its name; raises `RefusedError`, with the way out, when one cannot be read."""
-    pools, malformed = decoded_each(await store.list(keys.POOLS), decode_pool)
-    if malformed:
-        raise RefusedError(way_out(malformed[0]))
-    return {pool.name: pool for pool in sorted(pools, key=lambda pool: (pool.version, pool.cidr))}
+def overlap_mistakes(pools: Sequence[Pool], entries: Mapping[str, Entry]) -> Iterator[tuple[Pool, str]]:
+    """Yield each pool that shares an address with another one once these are written, and what is wrong.
+
+    `entries` holds the record of each pool in the store; where one cannot be read, nothing can be told.
+    """
+    written = {keys.pool(pool.name) for pool in pools}
+    others = {key: entry for key, entry in entries.items() if key.startswith(keys.POOLS) and key not in written}
+    present, malformed = decoded_each(others, decode_pool)
+    if malformed and pools:
+        yield pools[0], f"whether the pools overlap cannot be told: {way_out(malformed[0])}"
+        return
+    for index, pool in enumerate(pools):
+        try:
+            for other in (*present, *pools[:index]):
+                check_overlaps((other, pool))
+        except PoolConflict as error:
+            yield pool, f"spec.cidr: {error}"
+
+
+def leftover_mistake(pool: Pool, entries: Mapping[str, Entry]) -> str | None:
+    """Return what is wrong with a new pool in whose range lie blocks of another size, if there are any.
+
+    `entries` holds the summaries of all blocks. Such blocks are left where the record of a pool was removed by force.
+    """
+    cidrs = [share_cidr(key) for key in entries if key.startswith(keys.USAGE)]
+    left = sorted(
+        (cidr for cidr in cidrs if cidr is not None and pool.indexes_in(cidr)),
+        key=lambda cidr: (int(cidr.network_address), cidr.prefixlen),
+    )
+    other = [cidr for cidr in left if cidr.prefixlen != pool.block_prefix_length]
+    if not other:
+        return None
+    sizes = {cidr.prefixlen for cidr in left}
+    fitting = f"write spec.blockSize {sizes.pop()}, or " if len(sizes) == 1 else ""
+    return (
+        f"spec.blockSize: {pool.block_prefix_length}, but {len(other)} blocks of another size lie in {pool.cidr} "
+        f"({other[0]}{', ...' if len(other) > 1 else ''}), left by an earlier pool; {fitting}remove their workloads "
+        f"and delete them with `tortiectl delete block {other[0]}`"
+    )
 
 
 async def remove_malformed_pool(store: Store, name: str) -> bool:
@@ -106,10 +141,15 @@ async def _replace(store: Store, pool: Pool, expected: Version) -> Version:
 
 
 async def _existing(store: Store, name: str) -> Pool:
-    pools = await read_pools(store)
-    if name not in pools:
-        raise RefusedError(f"pool {name} does not exist; the pools are: {', '.join(sorted(pools)) or 'none'}")
-    return pools[name]
+    entries = await store.list(keys.POOLS)
+    entry = entries.get(keys.pool(name))
+    if entry is None:
+        present = ", ".join(key.removeprefix(keys.POOLS) for key in entries)
+        raise RefusedError(f"pool {name} does not exist; the pools are: {present or 'none'}")
+    try:
+        return decode_pool(keys.pool(name), entry.value)
+    except MalformedRecord as error:
+        raise RefusedError(way_out(error)) from error
 
 
 async def _blocks_of(store: Store, pool: Pool) -> dict[str, Entry]:

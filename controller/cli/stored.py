@@ -17,12 +17,16 @@ from controller.datamodel.bgp_records import (
 )
 from controller.datamodel.records import (
     decode_configuration,
+    decode_node,
     decode_pool,
     decode_reservation,
     encode_configuration,
     encode_pool,
     encode_reservation,
 )
+from controller.errors import MalformedRecord, RefusedError
+from controller.resources import resource_document, versioned
+from controller.resources.nodes import NodeDescription
 from ipam.configuration import IpamConfiguration
 from ipam.pool import Pool
 from ipam.reservation import Reservation
@@ -30,10 +34,12 @@ from ipam.reservation import Reservation
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from controller.resources import Resource
+    from controller.datamodel.records import Node
+    from controller.ports import Version
+    from controller.resources import Resource, Writable
 
 
-def record_of(resource: Resource) -> tuple[str, bytes]:
+def record_of(resource: Writable) -> tuple[str, bytes]:
     """Return the key and the value of a resource's record."""
     match resource:
         case Pool():
@@ -50,10 +56,35 @@ def record_of(resource: Resource) -> tuple[str, bytes]:
             return keys.BGP_CONFIGURATION, encode_bgp_configuration(resource)
 
 
+def key_of(resource: Resource) -> str:
+    """Return the key of a resource's record."""
+    return keys.node(resource.name) if isinstance(resource, NodeDescription) else record_of(resource)[0]
+
+
 def resource_in(key: str, value: bytes) -> Resource:
-    """Return the resource of a record under a key of `record_of`; raises `MalformedRecord`."""
+    """Return the resource of a record under a key of `key_of`; raises `MalformedRecord`."""
     decode = next(decode for prefix, decode in _DECODER_BY_PREFIX.items() if key.startswith(prefix))
     return decode(key, value)
+
+
+def document_in(key: str, value: bytes, version: Version) -> dict[str, object]:
+    """Return the document of a record, with its version; raises `MalformedRecord`, also for what breaks a rule."""
+    try:
+        return versioned(resource_document(resource_in(key, value)), version)
+    except RefusedError as error:
+        raise MalformedRecord(key, str(error)) from error
+
+
+def description_of(node: Node) -> NodeDescription:
+    """Return what a document says of a node."""
+    return NodeDescription(
+        name=node.name,
+        labels=dict(node.labels),
+        as_number=node.as_number,
+        ipv4_address=node.ipv4,
+        ipv6_address=node.ipv6,
+        cluster_id=node.cluster_id,
+    )
 
 
 _DECODER_BY_PREFIX: Final[Mapping[str, Callable[[str, bytes], Resource]]] = {
@@ -63,4 +94,5 @@ _DECODER_BY_PREFIX: Final[Mapping[str, Callable[[str, bytes], Resource]]] = {
     keys.PEERS: decode_peer,
     keys.FILTERS: decode_filter,
     keys.BGP_CONFIGURATION: decode_bgp_configuration,
+    keys.NODES: lambda key, value: description_of(decode_node(key, value)),
 }

@@ -1,110 +1,129 @@
-"""Resources written into the store: all of one command in one transaction, or none of it."""
+"""Resources written into the store: in one transaction where they fit into one, else in several.
+
+Every portion is planned anew together with everything that is still to come: nothing is written after a mistake that
+could have been seen before, and each transaction rests on the versions that its plan was made from.
+"""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from bgp.peering import PeerDefinition
+from bgp.peering import Filter, PeerDefinition
 from controller.cli.guarding import next_revision, revision, with_retries
-from controller.cli.peers import check_scopes, filter_checks
-from controller.cli.reading import decoded_each, way_out
-from controller.cli.stored import record_of, resource_in
+from controller.cli.peers import filter_checks
+from controller.cli.planning import planned
+from controller.cli.stored import key_of, record_of
 from controller.datamodel import keys
-from controller.datamodel.records import decode_pool
-from controller.errors import MalformedRecord, RefusedError
-from controller.ports import ABSENT, Put
-from controller.resources import kind_and_name
-from ipam.pool import Pool, check_overlaps
+from controller.ports import MAX_OPERATIONS, MAX_VALUE_BYTES
+from ipam.pool import Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from controller.ports import Entry, Store
-    from controller.resources import Resource
+    from controller.cli.planning import Change, Mode
+    from controller.cli.wishes import Wish
+    from controller.ports import Entry, Operation, Put, Store, Version
 
-CREATED, CONFIGURED, UNCHANGED = "created", "configured", "unchanged"
 #: The revision that is written with every record below a prefix.
 _REVISION_OF: Final = {keys.POOLS: keys.POOLS_REVISION, keys.PEERS: keys.PEERS_REVISION}
-_MOVE: Final = "create a second pool, move the workloads, then delete the first"
+_PREFIX_OF_TYPE: Final[Mapping[type, str]] = {Pool: keys.POOLS, PeerDefinition: keys.PEERS}
 
 
-async def write_resources(store: Store, resources: Sequence[Resource], *, create_only: bool) -> dict[str, str]:
-    """Make the store hold these resources, all or none.
+async def plan_resources(store: Store, wishes: Sequence[Wish], mode: Mode) -> list[Change]:
+    """Return what would become of these wishes, and write nothing; raises `RefusedError` as `write_resources` does."""
+    return planned(wishes, await _read(store, wishes, _guarded(wishes)), mode)
 
-    Returns for each, by its kind and name, whether it was `created`, `configured` or is `unchanged`. Raises
-    `RefusedError` for one that exists when `create_only`, for a pool's changed CIDR or block size, for a peer whose
-    filters do not exist or whose address another one of its scope has, and while a record these are compared with
-    cannot be read; `PoolConflict` when two pools would overlap; `ConflictError` when others kept writing.
+
+async def write_resources(
+    store: Store, wishes: Sequence[Wish], mode: Mode, *, tell: Callable[[Change], None] | None = None
+) -> list[Change]:
+    """Make the store hold these resources, and return what became of each; `tell` hears of each once it is written.
+
+    Raises `RefusedError` for one that exists when creating or does not when replacing, for one changed since the
+    version it was made from, for a pool's changed CIDR or block size, for pools that would overlap or have blocks of
+    another size in them, for a peer whose filters do not exist or whose address another one of its scope has, and while
+    a record these are compared with cannot be read; `ConflictError` when others kept writing. Nothing was written then
+    unless `tell` has heard of it.
     """
-    pools = [resource for resource in resources if isinstance(resource, Pool)]
+    done: list[Change] = []
+    pending = list(wishes)
+    while pending:
+        changes = await with_retries(partial(_write_portion, store, pending, mode))
+        for change in changes:
+            if tell is not None:
+                tell(change)
+        done += changes
+        written = {id(change.wish) for change in changes}
+        pending = [wish for wish in pending if id(wish) not in written]
+    return done
+
+
+async def _write_portion(store: Store, wishes: Sequence[Wish], mode: Mode) -> list[Change]:
+    """Plan all of them, write as many as one transaction takes, and return what became of those."""
+    guarded = _guarded(wishes)
+    expected = {prefix: await revision(store, _REVISION_OF[prefix]) for prefix in guarded}
+    entries = await _read(store, wishes, guarded)
+    changes, operations = _portion(planned(wishes, entries, mode), entries, expected)
+    if operations:
+        await store.commit(operations)
+    return changes
+
+
+def _guarded(wishes: Sequence[Wish]) -> list[str]:
+    """Return the prefixes below which records are compared with each other."""
+    found = (_PREFIX_OF_TYPE.get(type(wish.resource)) for wish in wishes)
+    return list(dict.fromkeys(prefix for prefix in found if prefix is not None))
+
+
+async def _read(store: Store, wishes: Sequence[Wish], guarded: Sequence[str]) -> dict[str, Entry]:
+    """Return all records that `planned` needs."""
+    entries = await store.get([key_of(wish.resource) for wish in wishes])
+    for prefix in (*guarded, *([keys.FILTERS] if keys.PEERS in guarded else [])):
+        entries |= await store.list(prefix)
+    if any(isinstance(wish.resource, Pool) and _differs(wish.resource, entries) for wish in wishes):
+        entries |= await store.list(keys.USAGE)
+    return entries
+
+
+def _differs(pool: Pool, entries: Mapping[str, Entry]) -> bool:
+    key, value = record_of(pool)
+    return key not in entries or entries[key].value != value
+
+
+def _portion(
+    changes: Sequence[Change], entries: Mapping[str, Entry], expected: Mapping[str, Version]
+) -> tuple[list[Change], list[Operation]]:
+    """Return the changes that need no transaction or go into the first one, and that one.
+
+    Filters go before the peers that name them.
+    """
+    chosen: list[Change] = []
+    operations: list[Operation] = []
+    changed = [change for change in changes if change.put is not None]
+    for change in sorted(changed, key=lambda change: not isinstance(change.wish.resource, Filter)):
+        needed = _operations([*chosen, change], entries, expected)
+        if chosen and not _fits(needed):
+            break
+        chosen.append(change)
+        operations = needed
+    left = {id(change) for change in changed}.difference(map(id, chosen))
+    return [change for change in changes if id(change) not in left], operations
+
+
+def _operations(
+    changes: Sequence[Change], entries: Mapping[str, Entry], expected: Mapping[str, Version]
+) -> list[Operation]:
+    puts: list[Put] = [change.put for change in changes if change.put is not None]
+    written = {put.key for put in puts}
+    resources = [change.wish.resource for change in changes]
     peers = [resource for resource in resources if isinstance(resource, PeerDefinition)]
-    guarded = [*([keys.POOLS] if pools else []), *([keys.PEERS] if peers else [])]
-
-    async def attempt() -> dict[str, str]:
-        expected = {prefix: await revision(store, _REVISION_OF[prefix]) for prefix in guarded}
-        entries = await store.get([record_of(resource)[0] for resource in resources])
-        for prefix in (*guarded, *([keys.FILTERS] if peers else [])):
-            entries |= await store.list(prefix)
-        outcome, puts = _compared(resources, entries, create_only=create_only)
-        written = {put.key for put in puts}
-        _check_overlaps(pools, entries)
-        check_scopes(peers, entries)
-        checks = filter_checks(peers, entries, written)
-        changed = [prefix for prefix in guarded if any(key.startswith(prefix) for key in written)]
-        revisions = [next_revision(_REVISION_OF[prefix], expected[prefix]) for prefix in changed]
-        if puts:
-            await store.commit([*puts, *checks, *revisions])
-        return outcome
-
-    return await with_retries(attempt)
+    revised = [prefix for prefix in expected if any(key.startswith(prefix) for key in written)]
+    revisions = [next_revision(_REVISION_OF[prefix], expected[prefix]) for prefix in revised]
+    return [*puts, *filter_checks(peers, entries, written), *revisions]
 
 
-def _compared(
-    resources: Sequence[Resource], entries: Mapping[str, Entry], *, create_only: bool
-) -> tuple[dict[str, str], list[Put]]:
-    """Return what becomes of each resource, by its kind and name, and the writes of those that change."""
-    outcome: dict[str, str] = {}
-    puts: list[Put] = []
-    for resource in resources:
-        key, value = record_of(resource)
-        entry = entries.get(key)
-        kind, name = kind_and_name(resource)
-        outcome[f"{kind.lower()} {name}"] = what = _outcome(resource, key, entry, create_only=create_only)
-        if what != UNCHANGED:
-            puts.append(Put(key, value, ABSENT if entry is None else entry.version))
-    return outcome, puts
-
-
-def _outcome(resource: Resource, key: str, entry: Entry | None, *, create_only: bool) -> str:
-    if entry is None:
-        return CREATED
-    if create_only:
-        kind, name = kind_and_name(resource)
-        raise RefusedError(f"{kind.lower()} {name} exists; change it with `tortiectl apply`")
-    try:
-        present = resource_in(key, entry.value)
-    except MalformedRecord:
-        return CONFIGURED  # what cannot be read is repaired by writing it anew
-    if isinstance(resource, Pool) and isinstance(present, Pool):
-        _check_unmoved(resource, present)
-    return UNCHANGED if present == resource else CONFIGURED
-
-
-def _check_unmoved(pool: Pool, present: Pool) -> None:
-    if present.cidr != pool.cidr:
-        raise RefusedError(f"pool {pool.name}: spec.cidr: {present.cidr} cannot be changed to {pool.cidr}; {_MOVE}")
-    if present.block_prefix_length != pool.block_prefix_length:
-        raise RefusedError(
-            f"pool {pool.name}: spec.blockSize: {present.block_prefix_length} cannot be changed to "
-            f"{pool.block_prefix_length}; {_MOVE}"
-        )
-
-
-def _check_overlaps(pools: Sequence[Pool], entries: Mapping[str, Entry]) -> None:
-    """Raise `PoolConflict` if pools overlap once these are written, and `RefusedError` if that cannot be told."""
-    written = {keys.pool(pool.name) for pool in pools}
-    others = {key: entry for key, entry in entries.items() if key.startswith(keys.POOLS) and key not in written}
-    present, malformed = decoded_each(others, decode_pool)
-    if malformed and pools:
-        raise RefusedError(f"whether the pools overlap cannot be told: {way_out(malformed[0])}")
-    check_overlaps([*present, *pools])
+def _fits(operations: Sequence[Operation]) -> bool:
+    """Tell whether every store takes these in one transaction; base64 lets values grow by a third."""
+    value_bytes = sum(len(getattr(operation, "value", b"")) for operation in operations)
+    return len(operations) <= MAX_OPERATIONS and value_bytes <= MAX_VALUE_BYTES

@@ -12,10 +12,13 @@ from bgp.filter import Action, Rule
 from bgp.peering import Filter, PeerDefinition
 from controller.cli.main import run
 from controller.cli.peers import delete_filter
+from controller.cli.planning import Mode
+from controller.cli.wishes import Wish
 from controller.cli.writing import write_resources
 from controller.datamodel import keys
 from controller.errors import RefusedError
 from controller.ports import Put
+from controller.resources import kind_and_name
 from controller.store.memory import MemoryStore
 from controller.store.sqlite import SqliteStore
 
@@ -48,6 +51,11 @@ metadata: {name: default}
 spec: {cidr: 10.0.0.0/16, communities: ["64512:100"]}
 """
 FILTER = Filter("in", imports=(Rule(Action.REJECT),))
+
+
+def wishes(*resources: Resource) -> list[Wish]:
+    """Return the wishes for these resources, each at the place of its name."""
+    return [Wish(resource, "{} {}".format(*kind_and_name(resource)).lower()) for resource in resources]
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +104,7 @@ class OvertakenStore(MemoryStore):
 
     async def write(self, *resources: Resource) -> None:
         """Write resources as `tortiectl apply` does."""
-        await write_resources(self, resources, create_only=False)
+        await write_resources(self, wishes(*resources), Mode.APPLY)
 
 
 def test_every_kind_is_applied_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,7 +157,7 @@ async def test_all_of_it_is_one_transaction() -> None:
 def test_a_peer_whose_filter_does_not_exist_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing of the file is written."""
     assert apply(tmp_path, peer("good", node="h1") + peer("bad", filters=["in", "none"]) + "---" + ALL) == 1
-    assert "bgppeer bad: spec.filters: bgpfilter none does not exist; apply it first" in capsys.readouterr().err
+    assert "document 2 (bad): spec.filters: bgpfilter none does not exist; apply it first" in capsys.readouterr().err
     assert run(["get", "bgppeers", "good"]) == 1
     assert run(["get", "bgpfilters", "in"]) == 1
 
@@ -187,7 +195,7 @@ def test_two_peers_of_one_scope_have_two_addresses(
 ) -> None:
     """In one file or one after the other; the other one is named."""
     assert apply(tmp_path, peer("a", **scope) + peer("b", **scope)) == 1
-    assert "bgppeer b: spec.peerAddress: bgppeer a has 192.0.2.9 for " in capsys.readouterr().err
+    assert "document 2 (b): spec.peerAddress: bgppeer a has 192.0.2.9 for " in capsys.readouterr().err
     assert apply(tmp_path, peer("a", **scope)) == 0
     assert apply(tmp_path, peer("b", **scope)) == 1
     assert "delete it" in capsys.readouterr().err

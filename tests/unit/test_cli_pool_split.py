@@ -11,12 +11,15 @@ import pytest
 from controller.assignment.assigner import Assigner
 from controller.assignment.knowledge import Rules
 from controller.cli.main import run
+from controller.cli.planning import Mode
 from controller.cli.pool_split import parts_of, split_pool
-from controller.cli.pools import read_pools
+from controller.cli.wishes import Wish
 from controller.cli.writing import write_resources
 from controller.datamodel import keys
+from controller.datamodel.records import decode_pool
 from controller.errors import RefusedError
 from controller.ports import Put
+from controller.resources import kind_and_name
 from controller.store.memory import MemoryStore
 from ipam.errors import Refused
 from ipam.pool import AssignmentMode, Pool
@@ -26,11 +29,23 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from controller.ports import Operation, Version
+    from controller.ports import Operation, Store, Version
+    from controller.resources import Resource
     from ipam.address import IPNetwork
 
 DEFAULT = Pool("default", ip_network("10.0.0.0/16"), 26)
 SIX = Pool("six", ip_network("fd00::/48"), 122)
+
+
+def wishes(*resources: Resource) -> list[Wish]:
+    """Return the wishes for these resources, each at the place of its name."""
+    return [Wish(resource, "{} {}".format(*kind_and_name(resource)).lower()) for resource in resources]
+
+
+async def read_pools(store: Store) -> dict[str, Pool]:
+    """Return every pool by its name."""
+    pools = [decode_pool(key, entry.value) for key, entry in (await store.list(keys.POOLS)).items()]
+    return {pool.name: pool for pool in pools}
 
 
 class RecordingStore(MemoryStore):
@@ -53,7 +68,7 @@ class RecordingStore(MemoryStore):
 async def filled(*pools: Pool) -> RecordingStore:
     """Return a store with these pools."""
     store = RecordingStore()
-    await write_resources(store, pools, create_only=True)
+    await write_resources(store, wishes(*pools), Mode.CREATE)
     store.transactions.clear()
     return store
 

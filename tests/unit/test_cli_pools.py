@@ -10,26 +10,41 @@ from typing import TYPE_CHECKING
 import pytest
 
 from controller.cli.main import run
-from controller.cli.pools import delete_pool, read_pools
+from controller.cli.planning import Mode
+from controller.cli.pools import delete_pool
+from controller.cli.wishes import Wish
 from controller.cli.writing import write_resources
 from controller.datamodel import keys
 from controller.datamodel.blocks import encode_block, encode_share
+from controller.datamodel.records import decode_pool
 from controller.errors import ConflictError, RefusedError, StoreUnavailable
 from controller.ports import ABSENT, Check, Delete, Put
+from controller.resources import kind_and_name
 from controller.store.memory import MemoryStore
 from ipam.block import Block, Holder
-from ipam.errors import PoolConflict
 from ipam.pool import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from controller.ports import Operation, Version
+    from controller.ports import Operation, Store, Version
+    from controller.resources import Resource
 
 POOL = "apiVersion: tortie/v1\nkind: Pool\nmetadata: {name: %s}\nspec: {cidr: '%s'}\n"
 DEFAULT = Pool("default", ip_network("10.244.0.0/16"), 26)
 HOLDER = Holder("cni.tortie.1.eth0", "h1", "web", "shop", "tt0", 0.0)
+
+
+def wishes(*resources: Resource) -> list[Wish]:
+    """Return the wishes for these resources, each at the place of its name."""
+    return [Wish(resource, "{} {}".format(*kind_and_name(resource)).lower()) for resource in resources]
+
+
+async def read_pools(store: Store) -> dict[str, Pool]:
+    """Return every pool by its name."""
+    pools = [decode_pool(key, entry.value) for key, entry in (await store.list(keys.POOLS)).items()]
+    return {pool.name: pool for pool in pools}
 
 
 class InterruptedStore(MemoryStore):
@@ -147,7 +162,7 @@ def test_a_range_cannot_be_changed(tmp_path: Path, capsys: pytest.CaptureFixture
     """Addresses are in use by the old range; the way to another one is said."""
     run(["apply", "-f", written(tmp_path, POOL % ("one", "10.0.0.0/16"))])
     assert run(["apply", "-f", written(tmp_path, POOL % ("one", "10.1.0.0/16"))]) == 1
-    assert "pool one: spec.cidr: 10.0.0.0/16 cannot be changed to 10.1.0.0/16" in capsys.readouterr().err
+    assert "document 1 (one): spec.cidr: 10.0.0.0/16 cannot be changed to 10.1.0.0/16" in capsys.readouterr().err
 
 
 def test_a_deleted_pool_is_gone_and_cannot_be_deleted_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,30 +179,30 @@ async def test_two_overlapping_pools_cannot_both_be_created_at_the_same_moment()
     pools = [Pool(f"p{number}", ip_network(f"10.{number}.0.0/16"), 26) for number in range(4)]
     everything = Pool("all", ip_network("10.0.0.0/8"), 26)
     results = await asyncio.gather(
-        *(write_resources(store, [pool], create_only=True) for pool in [*pools, everything, *pools[:1]]),
+        *(write_resources(store, wishes(pool), Mode.CREATE) for pool in [*pools, everything, *pools[:1]]),
         return_exceptions=True,
     )
     present = await read_pools(store)
     assert "all" not in present or len(present) == 1
-    assert any(isinstance(result, (PoolConflict, RefusedError)) for result in results)
-    assert sum(isinstance(result, dict) for result in results) == len(present)
+    assert any(isinstance(result, RefusedError) for result in results)
+    assert sum(isinstance(result, list) for result in results) == len(present)
 
 
 async def test_a_pool_created_between_reading_and_writing_is_seen() -> None:
     """The revision that every write of a pool carries turns the race into a second look."""
     rival = MemoryStore()
-    await write_resources(rival, [Pool("rival", ip_network("10.244.64.0/18"), 26)], create_only=True)
+    await write_resources(rival, wishes(Pool("rival", ip_network("10.244.64.0/18"), 26)), Mode.CREATE)
     entries = await rival.list(keys.ROOT)
     store = InterruptedStore([Put(key, entry.value, ABSENT) for key, entry in entries.items()])
-    with pytest.raises(PoolConflict, match="rival"):
-        await write_resources(store, [DEFAULT], create_only=True)
+    with pytest.raises(RefusedError, match=r"pool default: spec\.cidr: pool rival"):
+        await write_resources(store, wishes(DEFAULT), Mode.CREATE)
     assert list(await read_pools(store)) == ["rival"]
 
 
 async def test_a_pool_with_an_address_in_use_stays() -> None:
     """The refusal names an address and who holds it, and the pool is as enabled as it was."""
     store = MemoryStore()
-    await write_resources(store, [DEFAULT], create_only=True)
+    await write_resources(store, wishes(DEFAULT), Mode.CREATE)
     block, _ = Block.claimed(ip_network("10.244.0.0/26"), node="h1", at=0.0).assign(HOLDER)
     await store.commit([Put(keys.block(block.cidr), encode_block(block), ABSENT)])
     with pytest.raises(RefusedError, match=r"1 addresses in use \(10\.244\.0\.0 by web on h1"):
@@ -200,7 +215,7 @@ async def test_an_address_assigned_during_the_deletion_saves_the_pool() -> None:
     empty = Block.claimed(ip_network("10.244.0.0/26"), node="h1", at=0.0)
     used, _ = empty.assign(HOLDER)
     before = MemoryStore()
-    await write_resources(before, [DEFAULT], create_only=True)
+    await write_resources(before, wishes(DEFAULT), Mode.CREATE)
     store = InterruptedStore([Put(keys.block(used.cidr), encode_block(used), None)])
     store._entries = before._entries
     store._revision = before._revision
@@ -214,7 +229,7 @@ async def test_an_address_assigned_during_the_deletion_saves_the_pool() -> None:
 async def test_empty_blocks_go_with_their_pool() -> None:
     """Neither a block nor a node's claim to it outlives the pool; blocks of other pools stay."""
     store = MemoryStore()
-    await write_resources(store, [DEFAULT, Pool("other", ip_network("10.0.0.0/16"), 26)], create_only=True)
+    await write_resources(store, wishes(DEFAULT, Pool("other", ip_network("10.0.0.0/16"), 26)), Mode.CREATE)
     for number in range(40):
         block = Block.claimed(DEFAULT.block_at(number), node="h1", at=0.0)
         owned = Put(keys.owned("h1", block.cidr), encode_share(block), ABSENT)
@@ -246,7 +261,7 @@ async def test_a_block_claimed_during_the_deletion_is_not_left_behind() -> None:
             return await super().commit(operations)
 
     store = ClaimingStore()
-    await write_resources(store, [DEFAULT], create_only=True)
+    await write_resources(store, wishes(DEFAULT), Mode.CREATE)
     store.known = (await store.get([keys.pool("default")]))[keys.pool("default")].version
     await delete_pool(store, "default")
     assert store.refused
@@ -270,12 +285,12 @@ async def test_a_pool_enabled_again_during_its_deletion_leaves_no_block_behind()
             versions = await super().commit(operations)
             if not self.enabled and (await read_pools(self))["default"].disabled:
                 self.enabled = True
-                await write_resources(self, [DEFAULT], create_only=False)
+                await write_resources(self, wishes(DEFAULT), Mode.APPLY)
             return versions
 
     used, _ = Block.claimed(ip_network("10.244.0.0/26"), node="h1", at=0.0).assign(HOLDER)
     store = MeddlingStore()
-    await write_resources(store, [DEFAULT], create_only=True)
+    await write_resources(store, wishes(DEFAULT), Mode.CREATE)
     with pytest.raises(RefusedError, match="in use"):
         await delete_pool(store, "default")
     assert await read_pools(store) == {"default": DEFAULT}
@@ -293,7 +308,7 @@ async def test_a_deletion_that_breaks_off_says_that_the_pool_may_be_disabled() -
             return await super().commit(operations)
 
     store = LeavingStore()
-    await write_resources(store, [DEFAULT], create_only=True)
+    await write_resources(store, wishes(DEFAULT), Mode.CREATE)
     with pytest.raises(StoreUnavailable, match=r"pool default may be left disabled.*gone.*tortiectl apply"):
         await delete_pool(store, "default")
 
@@ -309,12 +324,12 @@ async def test_a_refused_deletion_keeps_what_somebody_else_changed_meanwhile() -
         async def commit(self, operations: Sequence[Operation]) -> dict[str, Version]:
             versions = await super().commit(operations)
             if (await read_pools(self))["default"] == replace(DEFAULT, disabled=True):
-                await write_resources(self, [changed], create_only=False)
+                await write_resources(self, wishes(changed), Mode.APPLY)
                 await super().commit([Put(keys.block(used.cidr), encode_block(used), None)])
             return versions
 
     store = ChangingStore()
-    await write_resources(store, [DEFAULT], create_only=True)
+    await write_resources(store, wishes(DEFAULT), Mode.CREATE)
     with pytest.raises(RefusedError, match="in use"):
         await delete_pool(store, "default")
     assert await read_pools(store) == {"default": changed}
@@ -328,7 +343,7 @@ async def test_endless_conflicts_are_reported() -> None:
             raise ConflictError([operations[-1].key])
 
     with pytest.raises(ConflictError, match="pools-revision"):
-        await write_resources(BusyStore(), [DEFAULT], create_only=True)
+        await write_resources(BusyStore(), wishes(DEFAULT), Mode.CREATE)
 
 
 async def _with_block(block: Block) -> MemoryStore:

@@ -10,10 +10,13 @@ import pytest
 import yaml
 
 from controller.cli.main import run
+from controller.cli.planning import Mode, Outcome
+from controller.cli.wishes import Wish
 from controller.cli.writing import write_resources
 from controller.datamodel import keys
 from controller.errors import RefusedError
 from controller.ports import Put
+from controller.resources import kind_and_name
 from controller.store.memory import MemoryStore
 from controller.store.sqlite import SqliteStore
 from ipam.configuration import IpamConfiguration
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from controller.ports import Operation, Version
+    from controller.resources import Resource
 
 MIXED = """
 apiVersion: tortie/v1
@@ -44,6 +48,11 @@ spec: {cooldownSeconds: 30}
 """
 POOL = Pool("default", ip_network("10.0.0.0/16"), 26)
 RESERVATION = Reservation("gateways", (ip_network("10.0.0.0/30"),))
+
+
+def wishes(*resources: Resource) -> list[Wish]:
+    """Return the wishes for these resources, each at the place of its name."""
+    return [Wish(resource, "{} {}".format(*kind_and_name(resource)).lower()) for resource in resources]
 
 
 class CountingStore(MemoryStore):
@@ -119,8 +128,8 @@ def test_what_is_shown_can_be_applied(form: str, kind: str, tmp_path: Path, caps
 async def test_several_kinds_are_one_transaction_that_carries_the_pools_revision() -> None:
     """The revision is written with pools, and only with pools."""
     store = CountingStore()
-    await write_resources(store, [POOL, RESERVATION, IpamConfiguration(grace_seconds=1)], create_only=True)
-    await write_resources(store, [RESERVATION, IpamConfiguration(grace_seconds=2)], create_only=False)
+    await write_resources(store, wishes(POOL, RESERVATION, IpamConfiguration(grace_seconds=1)), Mode.CREATE)
+    await write_resources(store, wishes(RESERVATION, IpamConfiguration(grace_seconds=2)), Mode.APPLY)
     assert store.transactions == [
         {keys.pool("default"), keys.reservation("gateways"), keys.IPAM_CONFIGURATION, keys.POOLS_REVISION},
         {keys.IPAM_CONFIGURATION},
@@ -234,10 +243,10 @@ async def test_a_reservation_changed_meanwhile_is_compared_with_what_is_there() 
                 await super().commit(operations)
             return await super().commit(operations)
 
-    outcome = await write_resources(OvertakenStore(), [RESERVATION], create_only=False)
-    assert outcome == {"reservation gateways": "unchanged"}
+    outcome = await write_resources(OvertakenStore(), wishes(RESERVATION), Mode.APPLY)
+    assert [change.outcome for change in outcome] == [Outcome.UNCHANGED]
     with pytest.raises(RefusedError, match="exists"):
-        await write_resources(OvertakenStore(), [RESERVATION], create_only=True)
+        await write_resources(OvertakenStore(), wishes(RESERVATION), Mode.CREATE)
 
 
 def test_blocks_are_listed_without_reading_them(store_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
