@@ -4,7 +4,14 @@
 import { byId, count, keep, make, plural, rove, say, set } from "./dom.js";
 import { LINE_MARKS, NODE_MARKS, endText, isHeard, isUnwell, nodeSentence, sessionsMark, sessionsText } from "./sentences.js";
 
-const MOST_NODES = 60;
+/** So many nodes are drawn one by one; of more, those that are worst off. */
+const MOST_NODES = 48;
+const MOST_UNWELL = 24;
+/** From so many on, names stand like the spokes of a wheel: side by side they would lie on each other. */
+const SPOKES = 15;
+const LONGEST_NAME = 16;
+/** From so many lines on they are thin. */
+const CROWD = 60;
 /** So many broken sessions are marked with a word; more, with the sign alone. */
 const MOST_WORDS = 12;
 const GROUP = "\u0000others";
@@ -39,44 +46,80 @@ export function prepareMap() {
 /** Draw these nodes and sessions. */
 export function drawMap({ nodes, sessions, counts }) {
   shown = { nodes, sessions, counts };
-  const size = narrow.matches ? { width: 420, height: 460 } : { width: 860, height: 540 };
-  set(byId("map"), { viewBox: `0 0 ${size.width} ${size.height}` });
-  const places = placed(chosenFew(nodes), size);
-  const lines = sessions.filter((line) => places.has(line.one) && places.has(line.other));
+  const few = chosenFew(nodes);
+  const places = placed(few, sizeFor(few.length));
+  const lines = linesBetween(places, sessions);
+  byId("map").classList.toggle("crowded", lines.length > CROWD);
   drawLines(lines, places);
   drawPlaces([...places.values()]);
-  say(byId("map-note"), noteOf(nodes, places, lines.length, counts));
+  say(byId("map-note"), noteOf(places, lines.length, counts));
   if (chosen !== null && !places.has(chosen)) chosen = null;
   showDetail();
   emphasize();
   refreshStops();
 }
 
-/** All nodes if they find room, else those that are unwell, and a sign for the others. */
+/** All nodes if they find room, else those that are worst off, and a sign for the others. */
 function chosenFew(nodes) {
   if (nodes.length <= MOST_NODES) return nodes;
-  const few = nodes.filter((node) => isUnwell(node) || node.is_here).slice(0, MOST_NODES);
-  const left = nodes.length - few.length;
-  return [...few, { name: GROUP, label: plural(left, "other"), size: left, state: "ready" }];
+  const worst = nodes.filter((node) => isUnwell(node) || node.is_here);
+  worst.sort((one, other) => badness(other) - badness(one));
+  // Where some are gone, everybody misses them: those are not to be looked at.
+  const culprits = worst.filter((node) => badness(node) > 0.5);
+  const few = (culprits.length > 1 ? culprits : worst).slice(0, MOST_UNWELL);
+  const left = nodes.filter((node) => !few.includes(node));
+  const unwell = left.filter(isUnwell).length;
+  const below = unwell ? `✕ ${count(unwell)} with broken sessions` : "all well";
+  return [...few, { name: GROUP, label: plural(left.length, "other"), below, size: left.length, state: "ready" }];
 }
 
-function placed(nodes, { width, height }) {
+/** How much a node wants looking at: one that is gone or here, then by its share of broken sessions. */
+function badness(node) {
+  if (node.is_here) return 3;
+  if (node.state === "no answer" || node.state === "not ready") return 2;
+  return node.configured ? 1 - node.established / node.configured : 0;
+}
+
+/** The sessions between what is drawn; those with the others are one line, if one of them is broken. */
+function linesBetween(places, sessions) {
+  const lines = new Map();
+  for (const line of sessions) {
+    const [one, other] = [line.one, line.other].map((end) => (places.has(end) ? end : GROUP));
+    const grouped = one === GROUP || other === GROUP;
+    if (one === other || (grouped && (!places.has(GROUP) || line.state === "established"))) continue;
+    const key = JSON.stringify(one === GROUP ? [other, one] : [one, other]);
+    if (lines.get(key)?.state !== "broken") lines.set(key, { key, one, other, state: line.state });
+  }
+  return [...lines.values()];
+}
+
+function sizeFor(many) {
+  const spokes = many >= SPOKES;
+  if (narrow.matches) return { width: 420, height: spokes ? 520 : 460, across: spokes ? 96 : 136, down: spokes ? 150 : 168, spokes };
+  return { width: 860, height: spokes ? 700 : 540, across: spokes ? 300 : 302, down: spokes ? 225 : 208, spokes };
+}
+
+function placed(nodes, { width, height, across, down, spokes }) {
+  set(byId("map"), { viewBox: `0 0 ${width} ${height}` });
   const radius = Math.min(26, Math.max(9, 420 / Math.max(nodes.length, 1)));
   const angles = nodes.map((_, index) => (2 * Math.PI * index) / nodes.length - Math.PI / 2);
   const sines = nodes.length === 1 ? [0] : angles.map(Math.sin);
-  const [top, bottom] = [Math.min(...sines), Math.max(...sines)];
-  const across = width / 2 - (narrow.matches ? 74 : 128);
   // An odd number of nodes leaves room at the bottom: they spread until it is filled.
-  const down = (height - 124) / Math.max(1, bottom - top);
+  const [top, bottom] = [Math.min(...sines), Math.max(...sines)];
+  const stretch = (2 * down) / Math.max(1, bottom - top);
   return new Map(nodes.map((node, index) => {
-    const [cos, sin] = [nodes.length === 1 ? 0 : Math.cos(angles[index]), sines[index]];
-    return [node.name, { node, radius, cos, sin, x: width / 2 + across * cos, y: height / 2 + down * (sin - (top + bottom) / 2) }];
+    const cos = nodes.length === 1 ? 0 : Math.cos(angles[index]);
+    const place = { node, radius, cos, sin: sines[index], spokes };
+    place.x = width / 2 + across * cos;
+    place.y = height / 2 + stretch * (sines[index] - (top + bottom) / 2);
+    place.turn = (Math.atan2(place.y - height / 2, place.x - width / 2) * 180) / Math.PI;
+    return [node.name, place];
   }));
 }
 
 function drawLines(lines, places) {
   const broken = lines.filter((line) => line.state !== "established");
-  const keyOf = (line) => JSON.stringify([line.one, line.other]);
+  const keyOf = (line) => line.key;
   const svg = byId("map");
   keep(svg.querySelector(".lines"), lines, keyOf, () => make("svg:path"), (path, line) => {
     const [one, other] = [places.get(line.one), places.get(line.other)];
@@ -99,12 +142,12 @@ function drawLines(lines, places) {
 
 function drawPlaces(places) {
   keep(byId("map").querySelector(".places"), places, (place) => place.node.name, makePlace, (group, place) => {
-    const { node, radius, cos, sin, x, y } = place;
+    const { node, radius, x, y } = place;
     const kind = node.is_peer ? "peer" : node.state.replaceAll(" ", "-");
     set(group, {
       class: `place ${kind}${node.is_reflector ? " reflector" : ""}`,
       transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})`,
-      "aria-label": node.label ? `${node.label}, all well` : nodeSentence(node),
+      "aria-label": node.label ? `${node.label}, ${node.below}` : nodeSentence(node),
       "aria-pressed": node.name === chosen,
     });
     const [halo, shape, sign, name, below] = group.children;
@@ -115,16 +158,41 @@ function drawPlaces(places) {
     }
     say(sign, node.is_peer ? "⇄" : (NODE_MARKS[node.state] ?? ""));
     set(sign, { "font-size": Math.max(11, radius * 0.9), dy: "0.35em" });
-    const anchor = cos > 0.3 ? "start" : cos < -0.3 ? "end" : "middle";
-    const side = anchor === "middle" ? 0 : radius + 10;
-    const base = anchor === "middle" ? (sin < 0 ? -radius - 22 : radius + 20) : -2;
-    const textX = anchor === "end" ? -side : side;
-    set(name, { x: textX, y: base, "text-anchor": anchor });
-    say(name, node.label ?? node.name);
-    set(below, { x: textX, y: base + 15, "text-anchor": anchor });
-    say(below, node.label ? "all well" : [sessionsMark(node), node.is_here ? "here" : ""].filter(Boolean).join(", "));
+    const counted = node.label ? node.below : [sessionsMark(node), node.is_here ? "here" : ""].filter(Boolean).join(", ");
     below.classList.toggle("short", node.established < node.configured);
+    if (place.spokes) spoke(place, name, below);
+    else label(place, name, below, counted);
   });
+}
+
+/** Name and count beside the node, or above and below it where there is more room. */
+function label({ node, radius, cos, sin }, name, below, counted) {
+  const anchor = cos > 0.3 ? "start" : cos < -0.3 ? "end" : "middle";
+  const side = anchor === "middle" ? 0 : radius + 10;
+  const base = anchor === "middle" ? (sin < 0 ? -radius - 22 : radius + 20) : -2;
+  const x = anchor === "end" ? -side : side;
+  set(name, { x, y: base, dy: null, "text-anchor": anchor, transform: null });
+  say(name, shortName(node));
+  set(below, { x, y: base + 15, "text-anchor": anchor });
+  say(below, counted);
+}
+
+/** As much of a node's name as finds room. */
+function shortName({ label, name }) {
+  const text = label ?? name;
+  return text.length > LONGEST_NAME ? `${text.slice(0, LONGEST_NAME - 1)}…` : text;
+}
+
+/** The name in one line that leads away from the middle, never upside down. */
+function spoke({ node, radius, turn }, name, below) {
+  const left = Math.abs(turn) > 90;
+  const outward = (radius + 9) * (left ? -1 : 1);
+  set(name, {
+    x: outward, y: 0, dy: "0.35em", "text-anchor": left ? "end" : "start",
+    transform: `rotate(${(left ? turn - 180 : turn).toFixed(1)})`,
+  });
+  say(name, shortName(node));
+  say(below, "");
 }
 
 function makePlace() {
@@ -136,10 +204,10 @@ function makePlace() {
   );
 }
 
-function noteOf(nodes, places, lineCount, counts) {
+function noteOf(places, lineCount, counts) {
   const notes = [];
-  const left = nodes.length - [...places.keys()].filter((name) => name !== GROUP).length;
-  if (left) notes.push(`${plural(left, "node")} without anything to look at are drawn as one.`);
+  const group = places.get(GROUP);
+  if (group) notes.push(`${plural(group.node.size, "node")} are drawn as one.`);
   const undrawn = counts.established + counts.broken + counts.unknown - lineCount;
   if (undrawn > 0) notes.push(`${plural(undrawn, "session")} counted but not drawn.`);
   return notes.join(" ");

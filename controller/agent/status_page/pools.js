@@ -4,7 +4,6 @@ import { byId, count, keep, make, plural, rove, say, set, timeText } from "./dom
 
 /** So many cells have room for their owner's name. */
 const MOST_NAMED = 64;
-const HINT = "Point at a block, or go there with the Tab and arrow keys, to read whose it is.";
 const LEVELS = [0, 0.25, 0.5, 0.75, 0.9];
 
 /** Draw the pools. */
@@ -19,7 +18,7 @@ export function drawPools({ pictures, read_at, reason, malformed_count }) {
 
 function makePool() {
   const cells = make("div", { class: "cells", role: "group", "aria-describedby": "cells-help" });
-  const about = make("p", { class: "about" }, HINT);
+  const about = make("p", { class: "about" });
   const article = make(
     "article", { class: "pool" },
     make("div", { class: "pool-head" }, make("h3"), make("p", { class: "quiet" })),
@@ -27,7 +26,7 @@ function makePool() {
     cells, about,
   );
   const tell = (cell) => {
-    say(about, cell?.getAttribute("aria-label") ?? HINT);
+    say(about, cell?.getAttribute("aria-label") ?? "");
   };
   article.refreshStops = rove(cells, ".cell", { choose: tell, perRow: () => columnsOf(cells) });
   cells.addEventListener("mouseover", (event) => tell(event.target.closest(".cell")));
@@ -52,7 +51,6 @@ function drawPool(article, pool) {
   keep(cells, pool.cells, (cell) => cell.first, makeCell, drawCell);
   const focused = cells.querySelector(".cell:focus");
   if (focused) say(about, focused.getAttribute("aria-label"));
-  about.hidden = !pool.cells.length;
   article.refreshStops();
 }
 
