@@ -69,7 +69,7 @@ function chosenFew(nodes) {
   const few = (culprits.length > 1 ? culprits : worst).slice(0, MOST_UNWELL);
   const left = nodes.filter((node) => !few.includes(node));
   const unwell = left.filter(isUnwell).length;
-  const below = unwell ? `✕ ${count(unwell)} with broken sessions` : "all well";
+  const below = unwell ? "✕ not all well" : "all well";
   return [...few, { name: GROUP, label: plural(left.length, "other"), below, size: left.length, state: "ready" }];
 }
 
