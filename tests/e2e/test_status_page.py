@@ -99,7 +99,7 @@ def test_it_shows_the_whole_cluster(page: Page, complaints: list[str], tmp_path:
     expect(page.locator("#tile-problems")).to_contain_text("0 problems")
     expect(page.locator("#pool-list .cell")).to_have_count(5)
     expect(page.locator("#pool-list .cell").first).to_have_attribute(
-        "aria-label", re.compile(r"10\.244\.\d+\.\d+/26, owned by h\d: 1 of 64 addresses in use \(2 %\)")
+        "aria-label", re.compile(r"2 % h\d 10\.244\.\d+\.\d+/26: 1 of 64 addresses in use")
     )
     for scheme, width in (("light", 1360), ("dark", 1360), ("light", 390)):
         page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")

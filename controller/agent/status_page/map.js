@@ -200,7 +200,7 @@ function makePlace() {
     "svg:g", { role: "button", tabindex: -1 },
     make("svg:rect", { class: "halo" }), make("svg:rect", { class: "shape" }),
     make("svg:text", { class: "sign", "text-anchor": "middle", "aria-hidden": "true" }),
-    make("svg:text", { class: "name" }), make("svg:text", { class: "below" }),
+    make("svg:text", { class: "name" }), make("svg:text", { class: "below", "aria-hidden": "true" }),
   );
 }
 

@@ -57,7 +57,7 @@ function drawPool(article, pool) {
 function makeCell() {
   return make(
     "button", { type: "button", class: "cell", tabindex: -1 },
-    make("i", { class: "fill" }), make("b"), make("span"), make("span", { class: "cidr" }),
+    ...["fill", "share", "owner", "cidr"].map((part) => make(part === "fill" ? "i" : "span", { class: part, "aria-hidden": "true" })),
   );
 }
 
@@ -78,11 +78,14 @@ function percent(share) {
   return `${share > 0 && share < 1 ? Math.min(99, Math.max(1, rounded)) : rounded} %`;
 }
 
+/** It begins with what is seen in the cell, so that one can be named by voice. */
 function sentenceOf(cell, share) {
-  const which = cell.block_count === 1 ? cell.first : `${count(cell.block_count)} blocks from ${cell.first} to ${cell.last}`;
+  const used = `${count(cell.in_use)} of ${count(cell.total)} addresses in use`;
+  const seen = `${percent(share)} ${cell.owners[0]} ${cell.first}`;
+  if (cell.block_count === 1) return `${seen}: ${used}`;
   const more = cell.owner_count - cell.owners.length;
   const owners = cell.owners.join(", ") + (more ? ` and ${count(more)} more` : "");
-  return `${which}, owned by ${owners}: ${count(cell.in_use)} of ${count(cell.total)} addresses in use (${percent(share)})`;
+  return `${seen} to ${cell.last}: ${used}, ${count(cell.block_count)} blocks of ${owners}`;
 }
 
 function columnsOf(cells) {
