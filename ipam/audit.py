@@ -37,18 +37,26 @@ def _record_problems(inventory: Inventory) -> Iterator[Problem]:
     for cidr, reason in inventory.unreadable_blocks.items():
         text = (
             f"the record of block {cidr} cannot be read ({reason}), so nobody can assign or release its addresses; "
-            f"restore it from a copy of the store"
+            f"restore it from a copy of the store, or give it up with `tortiectl delete block {cidr} --force` once no "
+            f"workload has an address of it"
         )
         yield Problem(ProblemKind.UNREADABLE_BLOCK, cidr, text)
     for cidr, described in inventory.misplaced_blocks.items():
         text = (
             f"under the key of block {cidr} lies the record of {described}, so nobody can use either by it; "
-            f"move the record to its own key if there is none, else delete it"
+            f"move the record to its own key if there is none, then remove it here with `tortiectl delete block {cidr} "
+            f"--force`"
         )
         yield Problem(ProblemKind.MISPLACED_BLOCK, cidr, text)
     for key, reason in inventory.unreadable.items():
-        text = f"the record {key} cannot be read ({reason}) and is left out by everybody; write it anew or delete it"
+        text = (
+            f"the record {key} cannot be read ({reason}) and is left out by everybody; write it anew, or remove it "
+            f"with `tortiectl delete record {key}`"
+        )
         yield Problem(ProblemKind.UNREADABLE_RECORD, key, text)
     for key in inventory.junk:
-        text = f"the key {key} names no block, so nobody reads it, and listing blocks may fail on it; delete it"
+        text = (
+            f"the key {key} names no block, so nobody reads it, and listing blocks may fail on it; remove it with "
+            f"`tortiectl delete record {key}`"
+        )
         yield Problem(ProblemKind.JUNK_KEY, key, text)

@@ -41,7 +41,7 @@ def block_problems(inventory: Inventory) -> Iterator[Problem]:
         owners = inventory.blocks[inner].affinity or "nobody", inventory.blocks[outer].affinity or "nobody"
         text = (
             f"block {inner} of {owners[0]} lies in block {outer} of {owners[1]}, so one address may be given twice; "
-            f"remove the workloads of one of the two and delete its record"
+            f"remove the workloads of one of the two and delete the block with `tortiectl delete block CIDR`"
         )
         yield Problem(ProblemKind.BLOCKS_OVERLAP, inner, text)
     overlapping = overlapping_blocks(inventory)

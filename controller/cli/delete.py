@@ -35,7 +35,7 @@ _ORDER: Final = ("BGPPeer", "BGPFilter")
 @click.command(no_args_is_help=True)
 @resources_argument(required=False)
 @files_option(required=False)
-@click.option("--force", is_flag=True, help="Delete a pool although its record cannot be read; its blocks then stay.")
+@click.option("--force", is_flag=True, help="Delete a pool or a block whose record cannot be read.")
 @click.option("--missing-ok", is_flag=True, help="What does not exist is no error.")
 @pass_connection
 @click.pass_context
@@ -62,8 +62,9 @@ def delete(
     it. Without a configuration its defaults hold. A block goes only when it is empty. `delete record KEY` removes what
     nobody can read, by its key, as `tortiectl ipam check` tells it.
 
-    --force is for a pool whose record cannot be read, and changes nothing for others. Nodes forget such a pool, so
-    their routes to its addresses end; rather apply the pool anew where its range is known.
+    --force is for what cannot be read, and changes nothing for others. Nodes forget such a pool, so their routes to its
+    addresses end, and its blocks stay; rather apply the pool anew where its range is known. Addresses of such a block
+    may be given to others at once.
 
     Each is deleted by itself: one that is refused is told of, the others go, and the exit code is 1.
     """
@@ -136,7 +137,7 @@ async def _delete(store: Store, kind: Kind, name: str, *, force: bool) -> None:
         case "BGPFilter":
             await delete_filter(store, name)
         case "Block":
-            await delete_block(store, name)
+            await delete_block(store, name, force=force)
         case "Node":
             raise RefusedError(f"node {name} is removed with `tortiectl node delete {name}`, once its agent is stopped")
         case _:

@@ -87,7 +87,7 @@ def way_out(error: MalformedRecord) -> str:
     elif key == keys.IPAM_CONFIGURATION:
         remedy = "write it anew with `tortiectl apply`, as kind IPAMConfiguration"
     elif key.startswith(keys.NODES):
-        remedy = "the node's agent writes it anew when it starts"
+        remedy = f"the node's agent writes it anew when it starts; of one that is gone, `tortiectl delete record {key}`"
     else:
         remedy = "see `tortiectl ipam check`"
     return f"{error}; {remedy}"

@@ -21,13 +21,18 @@ if TYPE_CHECKING:
 
 #: The revision that a change below a prefix must carry.
 _REVISION_OF: Final = {keys.POOLS: keys.POOLS_REVISION, keys.PEERS: keys.PEERS_REVISION}
+_BLOCK_WAY_OUT: Final = (
+    "restore it from a copy of the store, or delete it with --force once no workload has an address of it, then let "
+    "`tortiectl ipam check --fix` remove what else tells of it"
+)
 _RESOURCES: Final = (keys.RESERVATIONS, keys.FILTERS, keys.PEERS, keys.BGP_CONFIGURATION)
 
 
-async def delete_block(store: Store, name: str) -> None:
-    """Remove an empty block, its summary and what says whose it is.
+async def delete_block(store: Store, name: str, *, force: bool) -> None:
+    """Remove an empty block, its summary and what says whose it is; with `force` the record that cannot be read.
 
-    Raises `RefusedError` when there is none, when addresses of it are in use, or when its record cannot be read.
+    Raises `RefusedError` when there is none, when addresses of it are in use, or when without `force` its record cannot
+    be read.
     """
     cidr = _cidr(name)
     key = keys.block(cidr)
@@ -39,7 +44,10 @@ async def delete_block(store: Store, name: str) -> None:
         try:
             block = decode_block(key, entry.value)
         except MalformedRecord as error:
-            raise RefusedError(f"{error}; remove it with `tortiectl delete record {key}`") from error
+            if not force:
+                raise RefusedError(f"block {cidr} may have addresses in use: {error}; {_BLOCK_WAY_OUT}") from error
+            await store.commit([Delete(key, entry.version)])
+            return
         for address, holder in block.assignments():
             raise RefusedError(
                 f"block {cidr} has {block.in_use} addresses in use ({address} by {holder.workload} on {holder.node}, "

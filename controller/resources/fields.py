@@ -79,9 +79,16 @@ def problems_of(error: ValidationError) -> list[str]:
         elif _SECRETS.intersection(problem["loc"]):
             lines.append(f"{field}: {problem['msg']}; write it in quotes")
         else:
-            # Cut short: it may be a whole document, or aliases in YAML that unfold without end.
-            lines.append(f"{field}: {reprlib.repr(problem['input'])}: {problem['msg']}")
+            lines.append(f"{field}: {_short(problem['input'])}: {problem['msg']}")
     return lines
+
+
+def _short(value: object) -> str:
+    """Return a value as text, cut short: it may be a whole document, or aliases in YAML that unfold without end."""
+    shortener = reprlib.Repr()
+    shortener.maxlevel = 2
+    shortener.maxstring = shortener.maxother = 300
+    return shortener.repr(value)
 
 
 def community_pair(text: str) -> tuple[int, int]:
