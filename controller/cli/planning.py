@@ -127,12 +127,14 @@ def _readable(key: str, entry: Entry) -> Resource | None:
 
 def _check_version(wish: Wish, entry: Entry | None) -> None:
     """Raise `RefusedError` if the record is not the one that the document was made from."""
-    if wish.version is None or (entry is not None and entry.version == wish.version):
+    present = ABSENT if entry is None else entry.version
+    if wish.version in (None, present):
         return
     kind, name = kind_and_name(wish.resource)
-    now = "deleted" if entry is None else f"changed (its resourceVersion is {entry.version} now)"
+    was = "nothing" if wish.version == ABSENT else wish.version
+    now = "deleted" if entry is None else f"changed (its resourceVersion is {present} now)"
     raise RefusedError(
-        f"metadata.resourceVersion: {wish.version} was read, and {wish.title} has been {now} since; read it again with "
+        f"metadata.resourceVersion: {was} was read, and {wish.title} has been {now} since; read it again with "
         f"`tortiectl get {BY_NAME[kind].one} {name} -o yaml`, or remove the field to write over what others did"
     )
 

@@ -10,6 +10,7 @@ from controller.cli.reading import way_out
 from controller.cli.stored import document_in, key_of
 from controller.cli.wishes import Wish, wish_of
 from controller.errors import MalformedRecord, RefusedError
+from controller.ports import ABSENT
 from controller.resources import resource_document
 from ipam.configuration import IpamConfiguration
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from controller.cli.kinds import Kind
-    from controller.ports import Entry, Store
+    from controller.ports import Entry, Store, Version
     from controller.resources import Writable
 
 #: What holds where nobody has written a configuration.
@@ -36,17 +37,23 @@ class Present:
     document: dict[str, object]
     entry: Entry | None
 
+    @property
+    def version(self) -> Version:
+        """The version of the record, ABSENT if there is none."""
+        return ABSENT if self.entry is None else self.entry.version
+
     def changed_to(self, document: object) -> Wish:
-        """Return the wish that it be as this document says, if nobody changes it meanwhile; raises `RefusedError`."""
+        """Return the wish that it be as this document says, at the version that stands there, if one does.
+
+        Raises `RefusedError` for a document that breaks a rule or is another resource's.
+        """
         title = self.kind.title(self.name)
         wish = wish_of(document, title)
         if key_of(wish.resource) != self.kind.key(self.name):
             raise RefusedError(
                 f"{title}: it would be {wish.title}; kind and name stay, create another resource instead"
             )
-        if wish.version is None and self.entry is not None:
-            return replace(wish, version=self.entry.version)
-        return wish
+        return replace(wish, version=ABSENT) if self.entry is None else wish
 
 
 async def read_present(store: Store, kind: Kind, name: str) -> Present:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Wish:
     """A resource as it is to be. `place` says where that is written: file and document, or a resource's name.
 
-    `version` is that of the record it was made from, None if it does not say.
+    `version` is that of the record it was made from, ABSENT where there was none, None if it does not say.
     """
 
     resource: Resource
