@@ -48,7 +48,6 @@ class PoolPicture:
     block_count: str
     claimed_count: int
     total: str
-    claimed_total: int
     in_use: int
     used_share: float
     cells: tuple[Cell, ...]
@@ -72,7 +71,6 @@ def _picture(pool: Pool, blocks: Sequence[BlockSummary], most: int) -> PoolPictu
         block_count=str(pool.block_count),
         claimed_count=len(blocks),
         total=str(pool.cidr.num_addresses),
-        claimed_total=sum(block.size for block in blocks),
         in_use=in_use,
         used_share=in_use / pool.cidr.num_addresses,
         cells=tuple(_cell(blocks[start : start + size]) for start in range(0, len(blocks), size)),
