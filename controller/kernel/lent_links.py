@@ -15,7 +15,7 @@ from controller.errors import KernelRefused, TortieError
 from controller.kernel import link_messages as message
 from controller.kernel.link_names import HOST_MAC, LENT_LINK_PREFIX
 from controller.kernel.netlink import NetlinkSocket
-from controller.kernel.sysctls import guard_host_link
+from controller.kernel.sysctls import guard_ipv6
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +49,7 @@ class LentLinks:
         with self._lock:
             host_end = self._ensure_pair(link)
             try:
-                guard_host_link(link.host_name)
+                guard_ipv6(link.host_name)
                 requests = list(_host_side(host_end.index, link, gateways))
                 self._socket.require(f"setting up {link.host_name}", requests)
             except (TortieError, OSError):
@@ -96,6 +96,7 @@ class LentLinks:
 def _host_side(index: int, link: WorkloadLink, gateways: tuple[IPAddress, ...]) -> Iterator[Request]:
     """Yield what our end needs; neighbours come after the link is up, which would drop them."""
     yield message.link_up(index, HOST_MAC, link.mtu_bytes)
+    yield message.ipv4_guard(index)
     for gateway in gateways:
         yield message.gateway_address(index, gateway)
     for address in link.addresses:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from controller.ports import WorkloadLink
     from ipam.address import IPAddress
 
-# include/uapi/linux/rtnetlink.h, if_link.h, if_addr.h, neighbour.h, veth.h
+# include/uapi/linux/rtnetlink.h, if_link.h, if_addr.h, neighbour.h, veth.h, ip.h
 RTM_NEWLINK: Final = 16
 RTM_DELLINK: Final = 17
 RTM_GETLINK: Final = 18
@@ -50,11 +50,17 @@ IFLA_IFNAME: Final = 3
 IFLA_MTU: Final = 4
 IFLA_LINK: Final = 5
 IFLA_LINKINFO: Final = 18
+_IFLA_AF_SPEC: Final = 26
 IFLA_NET_NS_FD: Final = 28
 IFLA_EXT_MASK: Final = 29
+_IFLA_NUM_TX_QUEUES: Final = 31
+_IFLA_NUM_RX_QUEUES: Final = 32
 _IFLA_INFO_KIND: Final = 1
 _IFLA_INFO_DATA: Final = 2
 _VETH_INFO_PEER: Final = 1
+_IFLA_INET_CONF: Final = 1
+_IPV4_DEVCONF_FORWARDING: Final = 1
+_IPV4_DEVCONF_RP_FILTER: Final = 8
 _RTEXT_FILTER_SKIP_STATS: Final = 8
 IFA_ADDRESS: Final = 1
 IFA_LOCAL: Final = 2
@@ -72,6 +78,7 @@ IFADDRMSG: Final = struct.Struct("=BBBBI")
 #: ndmsg: family, padding, index, state, flags, type.
 NDMSG: Final = struct.Struct("=BxxxiHBB")
 _NUMBER: Final = struct.Struct("=I")
+_ONE: Final = _NUMBER.pack(1)
 _CREATE_OR_REPLACE: Final = NLM_F_CREATE | NLM_F_REPLACE
 _NO_SKIPPED_STATISTICS: Final = attribute(IFLA_EXT_MASK, _NUMBER.pack(_RTEXT_FILTER_SKIP_STATS))
 
@@ -96,20 +103,25 @@ def new_veth(link: WorkloadLink, host_mac: str, peer_namespace: int) -> Request:
 
     Moving a link between namespaces waits for every CPU (some 20 ms); a peer born there does not. The host's end is
     born up, so that whoever watches sees a new link and none that came back; nothing passes while the peer is down.
+    Each end has one queue: nothing ever waits there, and the kernel takes as long for four of them as for all the rest.
     """
-    mtu = attribute(IFLA_MTU, _NUMBER.pack(link.mtu_bytes))
+    alike = (
+        attribute(IFLA_MTU, _NUMBER.pack(link.mtu_bytes))
+        + attribute(_IFLA_NUM_TX_QUEUES, _ONE)
+        + attribute(_IFLA_NUM_RX_QUEUES, _ONE)
+    )
     peer = (
         IFINFOMSG.pack(0, 0, 0, 0, 0)
         + attribute(IFLA_IFNAME, _text(link.container_name))
         + attribute(IFLA_ADDRESS, _packed_mac(link.container_mac))
-        + mtu
+        + alike
         + attribute(IFLA_NET_NS_FD, _NUMBER.pack(peer_namespace))
     )
     body = (
         IFINFOMSG.pack(0, 0, 0, IFF_UP, IFF_UP)
         + attribute(IFLA_IFNAME, _text(link.host_name))
         + attribute(IFLA_ADDRESS, _packed_mac(host_mac))
-        + mtu
+        + alike
         + nested(
             IFLA_LINKINFO,
             attribute(_IFLA_INFO_KIND, b"veth"),
@@ -129,9 +141,21 @@ def link_up(index: int, mac: str, mtu_bytes: int) -> Request:
     return Request(RTM_NEWLINK, 0, body)
 
 
-def loopback_up() -> Request:
-    """Return the request that brings up loopback, whose index is 1 in every namespace."""
-    return Request(RTM_NEWLINK, 0, IFINFOMSG.pack(0, 0, 1, IFF_UP, IFF_UP))
+def up(index: int) -> Request:
+    """Return the request that brings up a link that needs nothing else."""
+    return Request(RTM_NEWLINK, 0, IFINFOMSG.pack(0, 0, index, IFF_UP, IFF_UP))
+
+
+def ipv4_guard(index: int) -> Request:
+    """Return the request that lets the host forward for a workload's link, and the workload not spoof.
+
+    A strict reverse path check lets a packet in only if the route back to its source leads out of the same link.
+    """
+    settings = nested(
+        _IFLA_INET_CONF, attribute(_IPV4_DEVCONF_FORWARDING, _ONE), attribute(_IPV4_DEVCONF_RP_FILTER, _ONE)
+    )
+    specific = nested(_IFLA_AF_SPEC, nested(int(socket.AF_INET), settings))
+    return Request(RTM_NEWLINK, 0, IFINFOMSG.pack(0, 0, index, 0, 0) + specific)
 
 
 def link_removal(name: str) -> Request:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import socket
+from contextlib import contextmanager
 from queue import SimpleQueue
-from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 from controller.errors import KernelRefused, RefusedError, TortieError
@@ -14,7 +15,7 @@ from controller.kernel.link_names import HOST_LINK_PREFIX, HOST_MAC
 from controller.kernel.namespaces import check_namespace, entered
 from controller.kernel.netlink import NetlinkSocket, attributes
 from controller.kernel.route_messages import RT_SCOPE_UNIVERSE
-from controller.kernel.sysctls import guard_host_link, switch_ipv6
+from controller.kernel.sysctls import guard_ipv6, switch_ipv6
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
 #: Every workload's gateway, on every host: link-local (RFC 3927), and for IPv6 what HOST_MAC makes (RFC 4291, app. A).
 IPV4_GATEWAY: Final = ipaddress.IPv4Address("169.254.1.1")
 IPV6_GATEWAY: Final = ipaddress.IPv6Address("fe80::ecee:eeff:feee:eeee")
-#: As many removals wait for the kernel together; others wait for one of them.
-_REMOVALS_AT_ONCE: Final = 64
+_LOOPBACK_INDEX: Final = 1  # in every namespace
+#: As many calls are carried out at once; others wait for one of them.
+_CALLS_AT_ONCE: Final = 72
 
 
 class KernelLinks:
-    """The port `Links` in the namespace it was opened in; calls from several threads take turns, but for removals.
+    """The port `Links` in the namespace it was opened in; many threads may call at once.
 
     Removing a link waits until every CPU has let go of it (some 25 ms, rcu_barrier in net/core/dev.c). Removals that
     wait at the same time wait together, as those of one batch of messages would not.
@@ -40,77 +42,70 @@ class KernelLinks:
 
     def __init__(self, *, timeout_seconds: float = 5.0) -> None:
         self._timeout_seconds = timeout_seconds
-        self._socket = NetlinkSocket(timeout_seconds=timeout_seconds)
-        self._lock = Lock()
-        self._removers: SimpleQueue[NetlinkSocket] = SimpleQueue()
-        for _ in range(_REMOVALS_AT_ONCE):
-            self._removers.put(NetlinkSocket(timeout_seconds=timeout_seconds))
+        self._sockets: SimpleQueue[NetlinkSocket] = SimpleQueue()
+        for _ in range(_CALLS_AT_ONCE):
+            self._sockets.put(NetlinkSocket(timeout_seconds=timeout_seconds))
 
     def close(self) -> None:
         """Close the sockets; the links stay."""
-        with self._lock:
-            self._socket.close()
-        for _ in range(_REMOVALS_AT_ONCE):
-            self._removers.get().close()
+        for _ in range(_CALLS_AT_ONCE):
+            self._sockets.get().close()
 
     def wire(self, namespace_descriptor: int, link: WorkloadLink) -> int:
         """Make the link, its addresses, routes and neighbours as described, and return the host link's index."""
         check_namespace(namespace_descriptor)
-        with self._lock:
-            created = self._ensure_pair(namespace_descriptor, link)
+        with self._own_socket() as host:
+            created = self._ensure_pair(host, namespace_descriptor, link)
             ipv6 = any(address.version == 6 for address in link.addresses)  # noqa: PLR2004  the IP version
             try:
-                ends = self._facts(link.host_name)
-                guard_host_link(link.host_name, ipv6=ipv6)
-                self._socket.require(f"setting up {link.host_name}", list(_host_side(ends.index, link)))
+                index = _index_of(link.host_name)
+                guard_ipv6(link.host_name, ipv6=ipv6)
+                host.require(f"setting up {link.host_name}", list(_host_side(index, link, created=created)))
                 with entered(namespace_descriptor):
-                    self._set_up_container(ends.peer_index, link, ipv6=ipv6, created=created)
+                    self._set_up_container(link, ipv6=ipv6, created=created)
             except (TortieError, OSError):
                 if created:
-                    self._remove(self._socket, link.host_name)
+                    _remove(host, link.host_name)
                 raise
-            return ends.index
+            return index
 
     def unwire(self, host_name: str) -> None:
         """Remove the link; one that is already gone is no error."""
         if not host_name.startswith(HOST_LINK_PREFIX):
             raise RefusedError(f"link {host_name} is not ours: our links start with {HOST_LINK_PREFIX}")
-        remover = self._removers.get()
-        try:
-            self._remove(remover, host_name)
-        finally:
-            self._removers.put(remover)
+        with self._own_socket() as host:
+            _remove(host, host_name)
 
     def list(self) -> dict[str, int]:
         """Return the index of every workload link of ours on this host, by its host name."""
-        with self._lock:
-            found = map(message.link_facts, self._socket.dump(message.RTM_GETLINK, message.veth_query()))
+        with self._own_socket() as host:
+            found = map(message.link_facts, host.dump(message.RTM_GETLINK, message.veth_query()))
             return {facts.name: facts.index for facts in found if message.is_workload_link(facts)}
 
-    def _ensure_pair(self, descriptor: int, link: WorkloadLink) -> bool:
+    @contextmanager
+    def _own_socket(self) -> Iterator[NetlinkSocket]:
+        """Have a socket that nobody else uses meanwhile."""
+        mine = self._sockets.get()
+        try:
+            yield mine
+        finally:
+            self._sockets.put(mine)
+
+    def _ensure_pair(self, host: NetlinkSocket, descriptor: int, link: WorkloadLink) -> bool:
         """Have the pair, and return whether it is new; a pair of this name that leads elsewhere gives way."""
-        if self._create(descriptor, link):
+        if _create(host, descriptor, link):
             return True
-        present = _find(self._socket, link.host_name)
+        present = _find(host, link.host_name)
         if present is not None:
             if self._leads_to(descriptor, link.container_name, present):
                 return False
-            self._remove(self._socket, link.host_name)
-            if self._create(descriptor, link):
+            _remove(host, link.host_name)
+            if _create(host, descriptor, link):
                 return True
         raise RefusedError(
             f"interface {link.container_name} exists in the workload's namespace already and is not ours; "
             f"give this attachment another interface name"
         )
-
-    def _create(self, descriptor: int, link: WorkloadLink) -> bool:
-        """Create the pair; false if either name is taken: the kernel does not say which."""
-        request = message.new_veth(link, HOST_MAC, descriptor)
-        for refusal in self._socket.exchange([request]):
-            if refusal.error_number == errno.EEXIST:
-                return False
-            raise KernelRefused(f"creating link {link.host_name}", refusal.error_number, refusal.text)
-        return True
 
     def _leads_to(self, descriptor: int, container_name: str, host_end: LinkFacts) -> bool:
         with entered(descriptor):
@@ -126,28 +121,41 @@ class KernelLinks:
             and host_end.peer_index == container_end.index
         )
 
-    def _facts(self, name: str) -> LinkFacts:
-        found = _find(self._socket, name)
-        if found is None:
-            raise KernelRefused(f"link {name}", errno.ENODEV, "it went away while it was being set up")
-        return found
-
-    def _set_up_container(self, index: int, link: WorkloadLink, *, ipv6: bool, created: bool) -> None:
+    def _set_up_container(self, link: WorkloadLink, *, ipv6: bool, created: bool) -> None:
         """Set up the end of the namespace that this thread is in; one that was just created has no surplus."""
+        index = _index_of(link.container_name)
         inside = NetlinkSocket(timeout_seconds=self._timeout_seconds)
         try:
             switch_ipv6(link.container_name, on=ipv6)
             surplus = () if created else _surplus_addresses(inside, index, link)
-            requests = [*surplus, *_container_side(index, link)]
+            requests = [*surplus, *_container_side(index, link, created=created)]
             inside.require(f"setting up {link.container_name} behind {link.host_name}", requests)
         finally:
             inside.close()
 
-    @staticmethod
-    def _remove(sender: NetlinkSocket, name: str) -> None:
-        for refusal in sender.exchange([message.link_removal(name)]):
-            if refusal.error_number != errno.ENODEV:
-                raise KernelRefused(f"removing link {name}", refusal.error_number, refusal.text)
+
+def _create(host: NetlinkSocket, descriptor: int, link: WorkloadLink) -> bool:
+    """Create the pair; false if either name is taken: the kernel does not say which."""
+    request = message.new_veth(link, HOST_MAC, descriptor)
+    for refusal in host.exchange([request]):
+        if refusal.error_number == errno.EEXIST:
+            return False
+        raise KernelRefused(f"creating link {link.host_name}", refusal.error_number, refusal.text)
+    return True
+
+
+def _remove(host: NetlinkSocket, name: str) -> None:
+    for refusal in host.exchange([message.link_removal(name)]):
+        if refusal.error_number != errno.ENODEV:
+            raise KernelRefused(f"removing link {name}", refusal.error_number, refusal.text)
+
+
+def _index_of(name: str) -> int:
+    """Return the index of a link in the namespace that this thread is in; unlike netlink this takes no turn for it."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError as error:
+        raise KernelRefused(f"link {name}", errno.ENODEV, "it went away while it was being set up") from error
 
 
 def _find(asked: NetlinkSocket, name: str) -> LinkFacts | None:
@@ -155,17 +163,19 @@ def _find(asked: NetlinkSocket, name: str) -> LinkFacts | None:
     return None if body is None else message.link_facts(body)
 
 
-def _host_side(index: int, link: WorkloadLink) -> Iterator[Request]:
+def _host_side(index: int, link: WorkloadLink, *, created: bool) -> Iterator[Request]:
     """Yield what the host's end needs; neighbours come after the link is up, which would drop them."""
-    yield message.link_up(index, HOST_MAC, link.mtu_bytes)
+    if not created:
+        yield message.link_up(index, HOST_MAC, link.mtu_bytes)
+    yield message.ipv4_guard(index)
     for address in link.addresses:
         yield message.permanent_neighbour(index, address, link.container_mac)
 
 
-def _container_side(index: int, link: WorkloadLink) -> Iterator[Request]:
+def _container_side(index: int, link: WorkloadLink, *, created: bool) -> Iterator[Request]:
     """Yield what the container's end needs, each step resting on those before it."""
-    yield message.loopback_up()
-    yield message.link_up(index, link.container_mac, link.mtu_bytes)
+    yield message.up(_LOOPBACK_INDEX)
+    yield message.up(index) if created else message.link_up(index, link.container_mac, link.mtu_bytes)
     for address in link.addresses:
         gateway: IPAddress = IPV4_GATEWAY if address.version == 4 else IPV6_GATEWAY  # noqa: PLR2004  the IP version
         yield message.host_address(index, address)

@@ -6,6 +6,7 @@ shows the settings of whichever network namespace looks at it, as the original d
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from pathlib import Path
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 #: The variable that names where /proc/sys/net can be written, if not there.
 DIRECTORY_VARIABLE: Final = "TORTIE_SYSCTL_DIR"
+_IPV6_LINKS: Final = "ipv6/conf"
 _ALL_LINKS: Final = ("all", "default", "lo")
 
 
@@ -49,18 +51,17 @@ def enable_forwarding() -> None:
     _write(links / "all/forwarding", "1")
 
 
-def guard_host_link(name: str, *, ipv6: bool = True) -> None:
-    """Let the host forward for this link, and let the workload behind it neither spoof nor configure the host.
+def guard_ipv6(name: str, *, ipv6: bool = True) -> None:
+    """Let the host forward IPv6 for this link, and let the workload behind it not configure the host.
 
-    A strict reverse path check lets a packet in only if the route back to its source leads out of the same link. A link
-    without IPv6 gives nobody a way in, and is gone in half the time: none of its neighbours has to be let go of.
+    A link without IPv6 gives nobody a way in, and is gone in half the time: none of its neighbours has to be let go of.
+    For IPv4 netlink does it, `link_messages.ipv4_guard`.
     """
-    for directory, value_by_name in _guards(ipv6=ipv6).items():
-        _apply(f"{directory}/{name}", value_by_name)
+    _apply(f"{_IPV6_LINKS}/{name}", _guards(ipv6=ipv6)[_IPV6_LINKS])
 
 
 def unguarded(name: str, *, ipv6: bool = True) -> dict[str, tuple[str, str]]:
-    """Return the settings of this host link that are not as `guard_host_link` makes them: what is, what should be."""
+    """Return the settings of this host link that are not as they have to be: what is, what should be."""
     found = {}
     for directory, value_by_name in _guards(ipv6=ipv6).items():
         for setting, expected in value_by_name.items():
@@ -77,24 +78,26 @@ def ipv6_is_off(name: str) -> bool:
 
 def switch_ipv6(name: str, *, on: bool) -> None:
     """Have IPv6 on this link, or not; a kernel without IPv6 has none anyway."""
-    _apply(f"ipv6/conf/{name}", {"disable_ipv6": "0" if on else "1"})
+    _apply(f"{_IPV6_LINKS}/{name}", {"disable_ipv6": "0" if on else "1"})
 
 
 def _guards(*, ipv6: bool) -> dict[str, dict[str, str]]:
     """Return what the host's end of a workload's link must have, by directory."""
-    switch = {"disable_ipv6": "0" if ipv6 else "1"}
+    on = {"accept_ra": "0", "accept_dad": "0", "disable_ipv6": "0", "forwarding": "1"}
     return {
         "ipv4/conf": {"forwarding": "1", "rp_filter": "1"},
-        "ipv6/conf": {"accept_ra": "0", "accept_dad": "0", **switch, "forwarding": "1"},
+        _IPV6_LINKS: on if ipv6 else {"disable_ipv6": "1"},
     }
 
 
 def _apply(directory: str, value_by_name: Mapping[str, str]) -> None:
     path = _root() / directory
-    if not path.is_dir():  # a kernel without IPv6
-        return
     for name, value in value_by_name.items():
-        _write(path / name, value)
+        try:
+            _write(path / name, value)
+        except KernelRefused as refusal:
+            if refusal.error_number != errno.ENOENT:  # a kernel without IPv6
+                raise
 
 
 def _root() -> Path:

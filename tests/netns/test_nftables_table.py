@@ -15,7 +15,7 @@ import pytest
 
 from controller.errors import PermanentError
 from controller.kernel.nftables import NftablesTable
-from controller.kernel.sysctls import guard_host_link
+from controller.kernel.sysctls import guard_ipv6
 from controller.reconcile.firewall import table_body
 from ipam.pool import Pool
 
@@ -94,7 +94,8 @@ def world(host: Namespace, make_namespace: Callable[[], Namespace]) -> World:
     host.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
     for name, namespace in (("w1", w1), ("w2", w2)):
         ip(f"link add tor{name} type veth peer name eth0 netns {namespace.name}")
-        guard_host_link(f"tor{name}")
+        host.run("sysctl", "-qw", *(f"net.ipv4.conf.tor{name}.{what}=1" for what in ("forwarding", "rp_filter")))
+        guard_ipv6(f"tor{name}")
         ip(f"address add fe80::1/64 dev tor{name} nodad")
         ip(f"link set tor{name} up")
         lines = ["link set lo up", "link set eth0 up"]
