@@ -154,7 +154,9 @@ class Agent:
         self._speaker.on_announced(self._reach.examine)
         # A link that others took away is seen only now and then; once its addresses are free, a check must know.
         self._collector.on_collected(self._publisher.mark)
-        self._monitor = KernelMonitor(self._fib.port_id, self._hinted, self._programmer.routes_changed)
+        self._monitor = KernelMonitor(
+            self._fib.port_id, self._hinted, self._programmer.routes_changed, self._links.learn_gone
+        )
         self._api = ApiServer(settings.agent_socket, self.status)
         self._health = Health(self.status)
         self._metrics = MetricsPage(

@@ -36,7 +36,7 @@ from controller.ports import ROUTE_PROTOCOL
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from controller.ports import KernelRoute
     from ipam.address import IPNetwork
@@ -81,7 +81,8 @@ class KernelMonitor:
     """Watches the namespace it was opened in, and calls `on_change` from the event loop, once for each kind of change.
 
     `own_port_id` is the port of the socket whose route changes are our own (`KernelFib.port_id`). `on_routes` is told
-    what somebody else made of single routes of ours, by prefix, None where ours is gone.
+    what somebody else made of single routes of ours, by prefix, None where ours is gone; `on_links_gone` is told the
+    indexes of workloads' links that are gone.
     """
 
     def __init__(
@@ -89,9 +90,11 @@ class KernelMonitor:
         own_port_id: int,
         on_change: Callable[[KernelChange], None],
         on_routes: Callable[[Mapping[IPNetwork, KernelRoute | None]], None],
+        on_links_gone: Callable[[Collection[int]], None] = lambda _indexes: None,
     ) -> None:
         self._on_change = on_change
         self._on_routes = on_routes
+        self._on_links_gone = on_links_gone
         self._socket = _opened(_route_filter(own_port_id))
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -109,8 +112,11 @@ class KernelMonitor:
     def _read(self) -> None:
         changes: dict[KernelChange, None] = {}
         told: dict[IPNetwork, KernelRoute | None] = {}
+        gone: list[int] = []
         for kind, body in self._events():
-            if kind not in {RTM_NEWROUTE, RTM_DELROUTE}:
+            if kind == RTM_DELLINK and _is_workloads(body):
+                gone.append(IFINFOMSG.unpack_from(body)[2])
+            elif kind not in {RTM_NEWROUTE, RTM_DELROUTE}:
                 changes |= dict.fromkeys(changes_of(kind, body))
             elif len(told) >= _ROUTES_AT_ONCE:
                 changes[KernelChange.ROUTES] = None
@@ -118,6 +124,8 @@ class KernelMonitor:
                 prefix, route = heard(body)
                 if prefix is not None:
                     told[prefix] = route if kind == RTM_NEWROUTE else None
+        if gone:
+            self._on_links_gone(gone)
         if told:
             self._on_routes(told)
         for change in changes:
@@ -158,7 +166,7 @@ def changes_of(kind: int, body: bytes) -> Iterator[KernelChange]:
         _, _, _, flags, changed = IFINFOMSG.unpack_from(body)
         if changed & IFF_UP and changed != _EVERYTHING_CHANGED and (flags & IFF_UP or not _is_workloads(body)):
             yield KernelChange.LINKS
-    elif kind == RTM_DELLINK and not _is_workloads(body):
+    elif kind == RTM_DELLINK:
         yield KernelChange.LINKS
 
 

@@ -1,4 +1,4 @@
-"""The one owner of this host's workload links: netlink work in a thread of its own, the outcome known to the loop."""
+"""The one owner of this host's workload links: netlink work in threads of its own, the outcome known to the loop."""
 
 from __future__ import annotations
 
@@ -8,28 +8,37 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from controller.ports import Links, WorkloadLink
 
+#: Most of wiring is the kernel's work, a part of it under one lock.
+_WIRED_AT_ONCE: Final = 4
 _REMOVALS_AT_ONCE: Final = 64
 
 
 class WorkloadLinks:
     """Wires and unwires, and knows the index of every workload link.
 
-    Wiring and listing run one after the other in one thread (entering a namespace changes the thread that does it), and
-    each outcome is recorded on the event loop in that same order, before the caller sees it: a listing that began
-    before a link was wired can never hide it. A removal waits for every CPU, and many at once take no longer than one,
-    so each has a thread of its own.
+    Each outcome is recorded on the event loop before the caller sees it. What was recorded since a listing began
+    outweighs that listing, which may show it or not: it can never hide a link that was wired meanwhile.
+
+    A link is gone when the kernel tells so (`learn_gone`), with its routes and its name. The answer to the removal
+    comes only some 25 ms later, when every CPU has let go of what the link was in memory; nobody needs to wait for
+    that but the thread that asked, so there are many of those.
     """
 
     def __init__(self, links: Links) -> None:
         self._links = links
         self._callbacks: list[Callable[[], None]] = []
-        self._wiring = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wiring")
+        self._wiring = ThreadPoolExecutor(max_workers=_WIRED_AT_ONCE, thread_name_prefix="wiring")
         self._removing = ThreadPoolExecutor(max_workers=_REMOVALS_AT_ONCE, thread_name_prefix="removing")
         self._index_of: dict[str, int] = {}
+        self._listing = asyncio.Lock()
+        # What was recorded since the latest listing began.
+        self._recorded: dict[str, int | None] = {}
+        # Links that are being removed, by index: who waits is told through the future.
+        self._leaving: dict[int, tuple[str, asyncio.Future[None]]] = {}
 
     @property
     def index_of(self) -> Mapping[str, int]:
@@ -46,52 +55,79 @@ class WorkloadLinks:
 
     async def make(self, host_name: str, make: Callable[[], int]) -> int:
         """Make a link of this name in another way than `wire` does, and return the index that `make` returns."""
-
-        def work() -> int:
-            index = make()
-            loop.call_soon_threadsafe(self._record, host_name, index)
-            return index
-
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._wiring, work)
+        work = asyncio.get_running_loop().run_in_executor(self._wiring, make)
+        work.add_done_callback(partial(self._made, host_name))
+        return await asyncio.shield(work)  # a caller that is gone leaves a link that is known
 
     async def unwire(self, host_name: str) -> None:
         """Remove the link; one that is gone is no error."""
-
-        def work() -> None:
-            self._links.unwire(host_name)
-            loop.call_soon_threadsafe(self._record, host_name, None)
-
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._removing, work)
+        gone: asyncio.Future[None] = loop.create_future()
+        index = self._index_of.get(host_name)
+        if index is not None:
+            self._leaving[index] = (host_name, gone)
+        removal = loop.run_in_executor(self._removing, self._links.unwire, host_name)
+        removal.add_done_callback(partial(self._removed, host_name, index, gone))
+        await gone
+
+    def learn_gone(self, indexes: Iterable[int]) -> None:
+        """Take in that the kernel has no links of these indexes any more, whoever removed them."""
+        for index in indexes:
+            if index in self._leaving:
+                host_name, gone = self._leaving.pop(index)
+                self._forget(host_name, index)
+                _settle(gone, None)
 
     async def refresh(self) -> None:
         """Read the links anew from the kernel."""
-
-        def work() -> None:
-            found = self._links.list()
-            loop.call_soon_threadsafe(self._replace, found)
-
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._wiring, work)
+        async with self._listing:
+            self._recorded = {}
+            found = await asyncio.get_running_loop().run_in_executor(self._wiring, self._links.list)
+            merged = {**found, **self._recorded}
+        known = {name: index for name, index in merged.items() if index is not None}
+        if known != self._index_of:
+            self._index_of = known
+            self._tell()
 
     def close(self) -> None:
         """End the threads once what they do is done."""
         self._wiring.shutdown()
         self._removing.shutdown()
 
+    def _made(self, name: str, work: asyncio.Future[int]) -> None:
+        if work.exception() is None:
+            self._record(name, work.result())
+
+    def _removed(self, name: str, index: int | None, gone: asyncio.Future[None], removal: asyncio.Future[None]) -> None:
+        """Take in the answer to a removal; if the kernel told before, the name may be another link's by now."""
+        if index is not None:
+            self._leaving.pop(index, None)
+        error = removal.exception()
+        if error is None:
+            self._forget(name, index)
+        _settle(gone, error)
+
+    def _forget(self, name: str, index: int | None) -> None:
+        if self._index_of.get(name) == index:
+            self._record(name, None)
+
     def _record(self, name: str, index: int | None) -> None:
+        self._recorded[name] = index
         if index is None:
             self._index_of.pop(name, None)
         else:
             self._index_of[name] = index
         self._tell()
 
-    def _replace(self, found: dict[str, int]) -> None:
-        if found != self._index_of:
-            self._index_of = found
-            self._tell()
-
     def _tell(self) -> None:
         for callback in self._callbacks:
             callback()
+
+
+def _settle(waiting: asyncio.Future[None], error: BaseException | None) -> None:
+    if waiting.done():
+        return
+    if error is None:
+        waiting.set_result(None)
+    else:
+        waiting.set_exception(error)
