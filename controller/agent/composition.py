@@ -148,8 +148,8 @@ class Agent:
         self._way_out = WayOut(
             table=NftablesTable(_FILTER_TABLE), open_forwarding=open_forwarding, complaints=self._complaints
         )
-        self._assigner.on_change(self._routing.mark)
-        self._links.on_change(self._routing.mark)
+        self._assigner.on_change(self._routing.workloads_changed)
+        self._links.on_change(self._routing.workloads_changed)
         self._links.on_change(self._publisher.mark)
         self._speaker.on_announced(self._reach.examine)
         # A link that others took away is seen only now and then; once its addresses are free, a check must know.

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 #: and workloads that come in a flood cost half of one CPU at most, and are decided on together.
 _SHORTEST_REST_SECONDS = 0.001
 _LONGEST_REST_SECONDS = 1.0
+#: How long workloads that came or went wait for others, to be decided on together: nobody waits for that decision.
+_GATHERING_SECONDS = 0.05
 
 
 class Routing:
@@ -65,6 +67,8 @@ class Routing:
         self._rib = AdjRibIn()
         self._interfaces: tuple[InterfaceAddress, ...] = ()
         self._dirty = asyncio.Event()
+        self._gathering: asyncio.TimerHandle | None = None
+        self._holdings: object = None
         self._refusals = Refusals()
         self._selection = Selection()
         self.cluster: Cluster | None = None
@@ -75,6 +79,16 @@ class Routing:
     def mark(self) -> None:
         """Take note that something a decision rests on has changed."""
         self._dirty.set()
+
+    def workloads_changed(self) -> None:
+        """Take note that workloads came or went; what is to be announced because of it is decided on at once.
+
+        Their own routes do not wait for a decision: one came with `RouteProgrammer.program`, or went with its link.
+        """
+        if self._held_blocks() != self._holdings:
+            self.mark()
+        elif self._gathering is None:
+            self._gathering = asyncio.get_running_loop().call_later(_GATHERING_SECONDS, self.mark)
 
     def learn_cluster(self, cluster: Cluster) -> None:
         """Take in the cluster as of now."""
@@ -140,11 +154,20 @@ class Routing:
         self._rib.expire(time.monotonic())
         if self.cluster is None:
             return
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
+        self._holdings = self._held_blocks()
         self.decision = decide(self._known(self.cluster), self._selection)
         self._refusals.tell(self.decision.rejected, time.monotonic())
         # No await between reading and setting: an address wired in between would lose its route again.
         self._programmer.set(self.decision.routes)
         await self._speaker.set(self.peering.peers, self.decision.announcements)
+
+    def _held_blocks(self) -> object:
+        """Return what differs when something else is to be announced: own blocks, and the state of borrowed ones."""
+        own = tuple(block.cidr for block in self._assigner.own_blocks())
+        return own, {block.cidr: block.sequence for block in self._assigner.blocks() if block.cidr not in own}
 
     def _known(self, cluster: Cluster) -> Knowledge:
         holders = self._assigner.holders()

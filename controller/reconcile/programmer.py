@@ -18,6 +18,7 @@ import contextlib
 import functools
 import logging
 import random
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
@@ -45,6 +46,11 @@ _SHORTEST_REST_SECONDS: Final = 0.005
 _LONGEST_REST_SECONDS: Final = 2.0
 
 
+#: Flushing connections reads all there are, and is followed by a rest so many times as long, within a bound.
+_FLUSHING_RESTS: Final = 20
+_LONGEST_FLUSHING_REST_SECONDS: Final = 0.25
+
+
 class RouteProgrammer:
     """Keeps the kernel's routes as desired. All methods are for the event loop; netlink has threads of its own.
 
@@ -60,6 +66,8 @@ class RouteProgrammer:
         self._passing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fib-pass")
         self._adding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fib-add")
         self._flushing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="flush")
+        self._flush_is_due = False
+        self._closing = threading.Event()
         self._resync_seconds = resync_seconds
         self._desired: DesiredRoutes | None = None
         self._programmed: dict[IPNetwork, KernelRoute] = {}
@@ -178,6 +186,7 @@ class RouteProgrammer:
 
     def close(self) -> None:
         """End the threads once what they do is done; the routes stay."""
+        self._closing.set()
         for executor in (self._passing, self._adding, self._flushing):
             executor.shutdown()
 
@@ -188,19 +197,24 @@ class RouteProgrammer:
 
     def _flush_moved(self) -> None:
         """Have the connections of addresses that moved flushed; the routes are right already, so nothing waits."""
-        if self._connections is not None:
+        if self._connections is not None and self.table.has_moved and not self._flush_is_due:
+            self._flush_is_due = True
             self._flushing.submit(self._flush, self._connections)
 
     def _flush(self, connections: Connections) -> None:
+        self._flush_is_due = False
         moved = self.table.take_moved()
         if not moved:
             return
+        started = time.monotonic()
         try:
             count = connections.flush(moved)
         except TortieError as error:
             log.warning("connections could not be flushed", extra={"addresses": len(moved), "reason": str(error)})
             return
         log.debug("connections flushed", extra={"addresses": len(moved), "connections": count})
+        rest_seconds = _FLUSHING_RESTS * (time.monotonic() - started)
+        self._closing.wait(min(rest_seconds, _LONGEST_FLUSHING_REST_SECONDS))
 
     async def _rest(self, seconds: float) -> None:
         await asyncio.sleep(_SHORTEST_REST_SECONDS)

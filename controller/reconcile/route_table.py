@@ -72,6 +72,11 @@ class RouteTable:
         """How many routes of ours the kernel has, as far as is known."""
         return len(self._actual or ())
 
+    @property
+    def has_moved(self) -> bool:
+        """Whether `take_moved` has something to return."""
+        return bool(self._moved)
+
     def take_moved(self) -> set[IPAddress]:
         """Return the addresses whose own routes were led elsewhere or taken away since this was last asked."""
         with self._lock:

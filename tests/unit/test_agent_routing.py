@@ -53,6 +53,7 @@ class Host:
 
     def __init__(self) -> None:
         self.held: dict[IPAddress, Holder] = {}
+        self.borrowed: tuple[Block, ...] = ()
         self.index_of: dict[str, int] = {}
         self.desired: list[DesiredRoutes] = []
         self.told: list[tuple[frozenset[IPAddress], frozenset[IPNetwork]]] = []
@@ -66,6 +67,10 @@ class Host:
     def own_blocks(self) -> tuple[Block, ...]:
         """Return the one block."""
         return (Block.claimed(OWN_BLOCK, node="here", at=0.0),)
+
+    def blocks(self) -> tuple[Block, ...]:
+        """Return the one block, and what is borrowed."""
+        return (*self.own_blocks(), *self.borrowed)
 
     def wire(self, number: int) -> KernelRoute:
         """Do what an ADD does up to the moment its route is in the kernel; from then on the route must stay."""
