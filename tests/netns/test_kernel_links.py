@@ -181,6 +181,25 @@ async def test_nobody_is_told_of_a_new_link(links: KernelLinks, container: Names
         monitor.close()
 
 
+async def test_a_link_that_is_gone_is_told_by_its_index(
+    links: KernelLinks, make_namespace: Callable[[], Namespace], ip: Callable[[str], str]
+) -> None:
+    """Whoever waits for a removal need not wait for the kernel's answer; links that are no workload's are not told."""
+    gone: list[int] = []
+    monitor = KernelMonitor(0, lambda _change: None, lambda _told: None, gone.extend)
+    monitor.start(asyncio.get_running_loop())
+    try:
+        ours = [workload(f"c{number}", f"10.9.0.{number}") for number in range(2)]
+        indexes = [links.wire(make_namespace().descriptor, link) for link in ours]
+        ip("link delete up0")
+        links.unwire(ours[0].host_name)
+        ip(f"link delete {ours[1].host_name}")
+        await _until(lambda: len(gone) == 2)
+    finally:
+        monitor.close()
+    assert gone == indexes
+
+
 async def _until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not holds():  # noqa: ASYNC110  the kernel sets no event

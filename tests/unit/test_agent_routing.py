@@ -194,6 +194,34 @@ async def test_everything_learned_ends_in_the_decision(routing: Routing, host: H
     assert routing.decision.routes == host.desired[-1]
 
 
+async def test_workloads_are_decided_on_together(routing: Routing, host: Host) -> None:
+    """However many come one after the other, their decision waits a while, and then has them all."""
+    async with running(routing):
+        routing.learn_cluster(CLUSTER)
+        await until(lambda: host.desired)
+        for number in range(1, 6):
+            host.wire(number)
+            routing.workloads_changed()
+        await until(lambda: len(host.desired) > 1)
+        assert host.wired <= host.desired[1].routes.keys()
+    assert len(host.desired) == 2
+
+
+async def test_what_is_to_be_announced_does_not_wait(
+    routing: Routing, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A borrowed address is decided on however long other workloads wait."""
+    monkeypatch.setattr("controller.agent.routing._GATHERING_SECONDS", 3600)
+    async with running(routing):
+        routing.learn_cluster(CLUSTER)
+        await until(lambda: host.desired)
+        host.wire(5)
+        routing.workloads_changed()
+        host.borrowed = (Block.claimed(THEIR_BLOCK, node="there", at=0.0),)
+        routing.workloads_changed()
+        await until(lambda: len(host.desired) == 2)
+
+
 async def test_what_changes_nothing_wakes_nobody(routing: Routing, host: Host) -> None:
     """Interfaces that are as they were are no reason to decide."""
     routing.learn_interfaces(UPLINK)

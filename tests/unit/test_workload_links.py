@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import TYPE_CHECKING
 
+import pytest
+
+from controller.errors import KernelUnavailable
 from controller.ports import WorkloadLink
 from controller.reconcile.links import WorkloadLinks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 LINK = WorkloadLink("tor000000000001", "eth0", "02:00:00:00:00:01", (), 1500)
 
@@ -52,3 +59,105 @@ async def test_a_listing_that_began_before_the_wiring_does_not_hide_the_link() -
     assert dict(links.index_of) == {}
     assert changes == [{LINK.host_name: 5}, {}]
     links.close()
+
+
+class UnansweredLinks:
+    """Links whose removal is done at once and answered when it is let go."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.error: Exception | None = None
+        self._index = 4
+
+    def wire(self, _namespace_descriptor: int, _link: WorkloadLink) -> int:
+        """Make nothing; it is another link each time."""
+        self._index += 1
+        return self._index
+
+    def unwire(self, _host_name: str) -> None:
+        """Wait, then fail if told so."""
+        self.go.wait(10)
+        if self.error is not None:
+            raise self.error
+
+    def list(self) -> dict[str, int]:
+        """Return nothing."""
+        return {}
+
+
+@pytest.fixture
+def kernel() -> Iterator[UnansweredLinks]:
+    """Return such links; what waits there at the end goes on."""
+    made = UnansweredLinks()
+    yield made
+    made.go.set()
+
+
+@pytest.mark.parametrize("error", [None, KernelUnavailable("no answer")])
+async def test_a_link_is_gone_when_the_kernel_tells_so(kernel: UnansweredLinks, error: Exception | None) -> None:
+    """The answer, good or bad, comes later, and says nothing of the link that has the name by then."""
+    kernel.error = error
+    links = WorkloadLinks(kernel)
+    assert await links.wire(0, LINK) == 5
+    removal = asyncio.create_task(links.unwire(LINK.host_name))
+    await asyncio.sleep(0)
+    links.learn_gone([4, 6])
+    await asyncio.sleep(0)
+    assert not removal.done()
+    links.learn_gone([4, 5, 6])
+    await removal
+    assert dict(links.index_of) == {}
+    assert await links.wire(0, LINK) == 6
+    kernel.go.set()
+    await asyncio.to_thread(links.close)
+    await asyncio.sleep(0)
+    assert dict(links.index_of) == {LINK.host_name: 6}
+
+
+async def test_without_being_told_the_answer_counts(kernel: UnansweredLinks) -> None:
+    """Events may be lost; then the removal takes as long as the kernel does, and fails if that does."""
+    links = WorkloadLinks(kernel)
+    await links.wire(0, LINK)
+    kernel.go.set()
+    kernel.error = KernelUnavailable("no answer")
+    with pytest.raises(KernelUnavailable):
+        await links.unwire(LINK.host_name)
+    assert dict(links.index_of) == {LINK.host_name: 5}
+    kernel.error = None
+    await links.unwire(LINK.host_name)
+    await links.unwire("tor00000000000x")
+    assert dict(links.index_of) == {}
+    links.close()
+
+
+async def test_a_removed_link_does_not_come_back_with_an_older_listing() -> None:
+    """The listing shows it, and began before."""
+    kernel = SlowLinks()
+    kernel.present[LINK.host_name] = 5
+    links = WorkloadLinks(kernel)
+    kernel.go.set()
+    await links.refresh()
+    assert dict(links.index_of) == {LINK.host_name: 5}
+    kernel.go.clear()
+    kernel.listing.clear()
+    refreshing = asyncio.create_task(links.refresh())
+    await asyncio.to_thread(kernel.listing.wait, 10)
+    await links.unwire(LINK.host_name)
+    kernel.go.set()
+    await refreshing
+    assert dict(links.index_of) == {}
+    links.close()
+
+
+async def test_a_link_whose_caller_is_gone_is_known_all_the_same() -> None:
+    """Wiring that has begun is carried out; what it made is there."""
+    kernel = SlowLinks()
+    links = WorkloadLinks(kernel)
+    wiring = asyncio.create_task(links.wire(0, LINK))
+    await asyncio.sleep(0)
+    wiring.cancel()
+    await asyncio.to_thread(links.close)
+    async with asyncio.timeout(10):
+        while not links.index_of:  # noqa: ASYNC110  what it waits for has no event
+            await asyncio.sleep(0)
+    assert dict(links.index_of) == {LINK.host_name: 5}
