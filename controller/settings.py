@@ -158,6 +158,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severity that is logged: debug, info, warning or error"
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="how a line of the log is written: text (fields as name=value) or json"
+    )
 
     @classmethod
     def settings_customise_sources(

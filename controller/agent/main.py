@@ -48,7 +48,7 @@ def main(**flags: Any) -> None:  # noqa: ANN401  what click parsed; the settings
     """
     try:
         settings = load({name: value for name, value in flags.items() if value is not None})
-        logs.configure(settings.log_level)
+        logs.configure(settings.log_level, settings.log_format)
         collect_garbage_rarely()
         sys.setswitchinterval(_THREAD_SWITCH_SECONDS)
         asyncio.run(_run(settings))

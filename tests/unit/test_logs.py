@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from ipaddress import IPv4Address
 
 import pytest
 
-from controller.logs import FieldFormatter
+from controller.logs import FieldFormatter, JsonFormatter
 
 
 def line(message: str = "block claimed", **fields: object) -> str:
@@ -54,3 +55,38 @@ def test_a_traceback_follows_its_line() -> None:
     first, *rest = FieldFormatter().format(record).splitlines()
     assert first.endswith("ERROR x: failed node=n1")
     assert rest == ["ValueError: no"]
+
+
+def test_json_is_one_object_a_line_with_its_fields_typed() -> None:
+    """A program reads it without knowing our fields: numbers stay numbers, and nothing breaks the line."""
+    record = logging.LogRecord("controller.agent", logging.WARNING, __file__, 1, "block %s", ("claimed",), None)
+    record.created = 1_700_000_000.25
+    vars(record).update(
+        block=IPv4Address("192.0.2.1"),
+        count=7,
+        late=None,
+        addresses=[IPv4Address("192.0.2.2"), 3],
+        reason='two\n"lines"\u2028\udc80',
+    )
+    line = JsonFormatter().format(record)
+    assert "\n" not in line
+    assert json.loads(line) == {
+        "time": "2023-11-14T22:13:20.250+00:00",
+        "severity": "warning",
+        "logger": "controller.agent",
+        "message": "block claimed",
+        "block": "192.0.2.1",
+        "count": 7,
+        "late": None,
+        "addresses": ["192.0.2.2", 3],
+        "reason": 'two\n"lines"\u2028\udc80',
+    }
+
+
+def test_json_keeps_tracebacks_and_fields_apart() -> None:
+    """A field cannot pass for what every line has."""
+    record = logging.LogRecord("x", logging.ERROR, __file__, 1, "failed", None, (ValueError, ValueError("no"), None))
+    vars(record).update(time="noon", traceback="mine")
+    entry = json.loads(JsonFormatter().format(record))
+    assert (entry["traceback"], entry["traceback_"], entry["time_"]) == ("ValueError: no", "mine", "noon")
+    assert entry["time"] != "noon"
