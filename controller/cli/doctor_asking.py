@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 _PATH: Final = "/v1/report"
 #: How many nodes are asked at the same time.
-_AT_ONCE: Final = 32
+_AT_ONCE: Final = 128
 #: The longest answer that is read, in bytes: a report of some hundred thousand prefixes.
 _MOST_BYTES: Final = 128 * 1024 * 1024
 _OK: Final = 200
@@ -60,6 +61,8 @@ async def _report_of(
                 report = decode_report(await _body(client, address, port, prefix))
         except TimeoutError:
             reasons.append(f"{address} port {port}: nothing within {timeout_seconds:g} s")
+        except aiohttp.ClientConnectorError as error:
+            reasons.append(f"{address} port {port}: {os.strerror(error.errno) if error.errno else error}")
         except (aiohttp.ClientError, OSError, UnreadableReport, _NoAnswer) as error:
             reasons.append(f"{address} port {port}: {error}")
         else:

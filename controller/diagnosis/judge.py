@@ -41,6 +41,11 @@ class Judge:
         self.node_of: dict[IPAddress, Node] = {
             address: node for node in snapshot.nodes.values() for address in node.addresses
         }
+        # Two nodes have thousands of prefixes between them, and one session.
+        self._sessions: dict[tuple[str, str], Finding | None] = {}
+        self._versions = {
+            name: frozenset(address.version for address in report.addresses) for name, report in reports.items()
+        }
 
     def wired(self, held: Held) -> Finding | None:
         """Return what keeps a packet that has come to the workload's node from the workload."""
@@ -110,7 +115,7 @@ class Judge:
     def delivered(self, delivery: Delivery, receiver: str) -> Finding | None:
         """Return what keeps another node from sending packets for an announced prefix to the node that announces it."""
         report, node = self.reports.get(receiver), self.snapshot.nodes.get(delivery.node)
-        if report is None or node is None or not _has_version(report, delivery.prefix.version):
+        if report is None or node is None or delivery.prefix.version not in self._versions[receiver]:
             return None
         paths = report.learned.get(delivery.prefix, ())
         return (
@@ -180,8 +185,11 @@ class Judge:
         return lost or session_down(report, session, self.node_of)
 
     def _session(self, report: NodeReport, node: Node) -> Finding | None:
-        session = next((each for each in report.sessions if each.peer in node.addresses), None)
-        return None if session is None else self.session(report, session)
+        ends = (report.node, node.name)
+        if ends not in self._sessions:
+            session = next((each for each in report.sessions if each.peer in node.addresses), None)
+            self._sessions[ends] = None if session is None else self.session(report, session)
+        return self._sessions[ends]
 
     def _learned(self, report: NodeReport, delivery: Delivery, node: Node, paths: tuple[Path, ...]) -> Finding | None:
         if paths:
@@ -219,7 +227,7 @@ class Judge:
                 f"see the agent's log on {report.node}",
             )
         right = node.address(prefix.version)
-        if not self.snapshot.plain_mesh or {hop.gateway for hop in wanted.hops} == {right}:
+        if not self.snapshot.plain_mesh or (wanted.hops and all(hop.gateway == right for hop in wanted.hops)):
             return None
         others = ", ".join(str(hop.gateway) for hop in wanted.hops if hop.gateway != right)
         return Finding(
@@ -251,10 +259,6 @@ def _accepted(report: NodeReport, delivery: Delivery, paths: tuple[Path, ...]) -
 def _behind(report: NodeReport) -> Finding | None:
     """Return why a node may not know or tell what it should."""
     return store_stale(report) or speaker_lost(report) or undecided(report)
-
-
-def _has_version(report: NodeReport, version: int) -> bool:
-    return any(address.version == version for address in report.addresses)
 
 
 def _in_the_way(node: str, foreign: ForeignRoute, effect: str) -> Finding:

@@ -261,7 +261,9 @@ def test_nobody_there_is_a_finding_of_each(tmp_path: FilePath, capsys: pytest.Ca
     asyncio.run(fill(tmp_path / "store.db"))
     words = ["--store", "sqlite", "--sqlite-path", str(tmp_path / "store.db"), "doctor", "--port", "1"]
     assert run([*words, "--settle-seconds", "0"]) == 1
-    assert capsys.readouterr().out.count("node-silent") == 2
+    text = capsys.readouterr().out
+    assert text.count("node-silent") == 2
+    assert "(127.0.0.2 port 1: Connection refused)" in text
 
 
 def explained(cluster: Cluster, capsys: pytest.CaptureFixture[str], what: str) -> tuple[int, str]:
