@@ -148,8 +148,7 @@ def test_no_document_ends_in_anything_but_a_resource_or_a_refusal(kind: str, spe
     ):
         try:
             resource = parse_resource(document)
-        except RefusedError as error:
-            assert len(str(error)) < 100_000
+        except RefusedError:
             continue
         assert parse_resource(resource_document(resource)) == resource
 
@@ -160,7 +159,7 @@ def test_a_version_may_be_written_as_a_number() -> None:
     document["metadata"]["resourceVersion"] = 7
     parse_resource(document)
     document["metadata"]["resourceVersion"] = True
-    with pytest.raises(RefusedError, match="metadata.resourceVersion"):
+    with pytest.raises(RefusedError, match=r"metadata\.resourceVersion"):
         parse_resource(document)
 
 
