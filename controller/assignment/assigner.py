@@ -58,7 +58,7 @@ class Assigner:
     def __init__(
         self, store: Store, node: str, clock: Callable[[], float], *, labels: Mapping[str, str] | None = None
     ) -> None:
-        self._store = FencedStore(store, keys.share_anchor(node))
+        self._store = FencedStore(store, keys.fence(node))
         self._clock = clock
         self._knowledge = Knowledge(View(node, labels=labels or {}))
         self._unsure = True

@@ -53,10 +53,7 @@ class FencedStore:
     async def list(self, prefix: str) -> dict[str, Entry]:
         """Do as `Store.list`; nothing that was asked for before changes anything afterwards."""
         await self._settle()
-        found = await self._store.list(prefix)
-        if self._fence.startswith(prefix):
-            self._version = found[self._fence].version if self._fence in found else ABSENT
-        return found
+        return await self._store.list(prefix)
 
     async def commit(self, operations: Sequence[Operation]) -> dict[str, Version]:
         """Do as `Store.commit` for up to MAX_FENCED_OPERATIONS operations."""

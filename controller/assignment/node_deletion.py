@@ -37,15 +37,17 @@ async def delete_node(store: Store, node: str) -> tuple[IPAddress, ...]:
     cannot be read, and what the store raises.
     """
     _check_name(node)
-    # What its agent left under way would otherwise come after all of it was freed.
-    await renew_fence(store, keys.share_anchor(node))
+    # What its agent left under way would otherwise come after all of it was freed. And whoever may not do this to the
+    # node, by Consul's access control lists, is refused before anything of it is freed.
+    await renew_fence(store, keys.fence(node))
     freed: list[IPAddress] = []
     conflict_count = 0
     while True:
         share = await store.list(keys.share(node))
         try:
             if all(share_cidr(key) is None for key in share):
-                await _remove_records(store, [*share, keys.endpoints(node), keys.drain(node), keys.node(node)])
+                records = (keys.fence(node), keys.endpoints(node), keys.drain(node), keys.node(node))
+                await _remove_records(store, [*share, *records])
                 return tuple(freed)
             freed += await _free_some(store, node, share)
         except ConflictError as conflict:

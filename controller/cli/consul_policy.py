@@ -1,9 +1,10 @@
 """`tortiectl consul-policy`: what the tokens of a cluster may do in Consul, as rules of its access control lists.
 
-Consul gives rights on keys by exact name and by prefix. What tells of one node alone lies under keys with its name: its
-record, by which others open BGP sessions with it, and what it has wired. Blocks, their summaries and the index below
-`share/` are the common book of addresses. Any node may claim a block, take an empty one or borrow from a full one, and
-tells its owner by a key of the owner's share, so every node writes all of it; what operators set is only read.
+Consul gives rights on keys by exact name and by prefix. What is one node's alone lies under keys that end in its name:
+its record, by which others open BGP sessions with it, what it has wired, and what its transactions rest on. Blocks,
+their summaries and the index of them below `share/` are the common book of addresses: any node may claim a block, take
+an empty one or borrow from a full one, and tells the owner by a key of the owner's share. So every node writes all of
+that. What operators set it only reads.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ def _node_rules(node: str, service: str) -> list[tuple[str, str, str]]:
         ("key_prefix", keys.CLUSTER, _READ),
         ("key", keys.CLUSTER_ANCHOR, _WRITE),
         ("key", keys.node(node), _WRITE),
+        ("key", keys.fence(node), _WRITE),
         ("key", keys.endpoints(node), _WRITE),
         *(("key_prefix", prefix, _WRITE) for prefix in (keys.BLOCKS, keys.USAGE, keys.SHARES)),
         ("service", service, _WRITE),

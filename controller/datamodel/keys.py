@@ -16,6 +16,7 @@
     tortie/v1/share/NODE/anchor               keeps the prefix from ever being empty
     tortie/v1/share/NODE/own/CIDR             NODE owns this block
     tortie/v1/share/NODE/held/CIDR            NODE holds addresses in this block, which it does not own
+    tortie/v1/fences/NODE                     what every transaction of NODE rests on
     tortie/v1/endpoints/NODE                  which addresses NODE's kernel has wired to workloads, and when it looked
 
 A blocking query on an empty Consul prefix returns at every write of the whole cluster, so each watched prefix
@@ -46,6 +47,7 @@ FILTERS: Final = CLUSTER + "filters/"
 DRAINS: Final = CLUSTER + "drains/"
 BLOCKS: Final = ROOT + "blocks/"
 USAGE: Final = ROOT + "usage/"
+FENCES: Final = ROOT + "fences/"
 ENDPOINTS: Final = ROOT + "endpoints/"
 SHARES: Final = ROOT + "share/"
 
@@ -83,6 +85,11 @@ def drain(node_name: str) -> str:
 def endpoints(node_name: str) -> str:
     """Return the key under which a node's agent writes which addresses are wired on its host."""
     return ENDPOINTS + node_name
+
+
+def fence(node_name: str) -> str:
+    """Return the key on which every transaction of a node rests."""
+    return FENCES + node_name
 
 
 def usage(cidr: IPNetwork) -> str:

@@ -47,7 +47,7 @@ _MASTER = "1f0e2a64-0c3e-4bd0-9a3f-8a2d5f0b7c11"
 _POOL = Pool("small", ipaddress.ip_network("10.65.0.0/31"), 31)
 _NODES = {name: Node(name, 64512, IPv4Address(f"192.0.2.{name[1:]}"), None) for name in ("n1", "n2")}
 #: What tells of n2 alone, and what operators set.
-_OF_ANOTHER = (keys.node("n2"), keys.endpoints("n2"))
+_OF_ANOTHER = (keys.node("n2"), keys.endpoints("n2"), keys.fence("n2"))
 _OF_OPERATORS = (
     keys.pool("small"),
     keys.POOLS_REVISION,
@@ -145,8 +145,16 @@ async def test_a_node_writes_nothing_of_another_node_and_nothing_of_the_operator
     one = opened("n1")
     refused = {key: not await one.writes(key) for key in (*_OF_ANOTHER, *_OF_OPERATORS)}
     assert refused == dict.fromkeys(refused, True)
-    for key in (keys.node("n1"), keys.endpoints("n1"), keys.share_anchor("n1"), keys.block(_POOL.cidr)):
+    for key in (
+        keys.node("n1"),
+        keys.endpoints("n1"),
+        keys.fence("n1"),
+        keys.share_anchor("n1"),
+        keys.block(_POOL.cidr),
+    ):
         assert await one.writes(key), key
+    with pytest.raises(StoreDenied, match="fences/n2"):
+        await delete_node(one.store, "n2")
     with pytest.raises(StoreDenied):
         await one.store.list(keys.ENDPOINTS)
     with pytest.raises(StoreDenied):

@@ -131,13 +131,16 @@ def test_a_reader_checks_and_changes_nothing(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("node", "drain", "h2"), ("ipam", "configure", "--strict-affinity=true")], ids=" ".join
+    "arguments",
+    [("node", "drain", "h2"), ("node", "delete", "--force", "h2"), ("ipam", "configure", "--strict-affinity=true")],
+    ids=" ".join,
 )
 def test_a_host_changes_nothing_of_the_cluster(lab: Lab, arguments: tuple[str, ...]) -> None:
     """With the token of a host, what is an operator's is refused."""
     refused = lab.run("h1", ["tortiectl", *arguments])
     assert refused.returncode == 3
     assert "Permission denied" in refused.stderr
+    assert lab.ping().complete
 
 
 def test_hosts_come_and_go(lab: Lab, wait_until: Callable[..., None]) -> None:

@@ -199,7 +199,7 @@ async def _story(world: World, breaker: _Breaker) -> None:
     first, second = world.following("n1"), world.following("n2")
     async with first as nearby, second as far:
         for name, assigner in (("n1", nearby), ("n2", far)):
-            assigner._store = FencedStore(world.staged(breaker), keys.share_anchor(name))
+            assigner._store = FencedStore(world.staged(breaker), keys.fence(name))
         await one.repeated(partial(nearby.assign, world.request("a", address="10.0.0.1")))
         await one.repeated(partial(nearby.assign, world.request("b", address="10.0.0.6")))
         await two.repeated(partial(far.assign, world.request("c")))

@@ -130,8 +130,8 @@ async def test_every_transaction_rests_on_the_fence(late: LateStore, world: Worl
     await assigner.start()
     await _given_up(late, assigner.assign(world.request("a")))
     [operations] = late.held_back
-    assert any(isinstance(operation, Check) and "anchor" in operation.key for operation in operations)
-    assert not any(isinstance(operation, Put) and "anchor" in operation.key for operation in operations)
+    assert any(isinstance(operation, Check) and operation.key == keys.fence("n1") for operation in operations)
+    assert not any(isinstance(operation, Put) and operation.key == keys.fence("n1") for operation in operations)
     await assigner.close()
 
 

@@ -74,6 +74,7 @@ async def _assert_gone(world: World) -> None:
     assert "n2-lent" in held
     assert await world.store.list(keys.share("n1")) == {}
     assert set(await world.store.get([keys.node("n1"), keys.node("n2")])) == {keys.node("n2")}
+    assert set(await world.store.list(keys.FENCES)) == {keys.fence("n2")}
     assert set(await world.store.list(keys.ENDPOINTS)) == {keys.endpoints("n2")}
     assert set(await world.store.list(keys.DRAINS)) == {keys.drain("n2")}
 
