@@ -24,8 +24,7 @@ _CNI_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 
 _STORE_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _REACHABLE_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
-#: The operations of a store, and what its failures are called.
-OPERATIONS: Final = ("get", "list", "commit", "watch")
+#: What failures of a store are called.
 _UNAVAILABLE: Final = "unavailable"
 _DENIED: Final = "denied"
 _REFUSED: Final = "refused"
@@ -88,7 +87,8 @@ class Instruments:
         """Make the series of what never happened yet, so that the first time is seen as a change."""
         for command in Command:
             self._cni_requests.labels(command.value, _SUCCESS)
-        for operation in OPERATIONS:
+        self._store_errors.labels("watch", _UNAVAILABLE)
+        for operation in ("get", "list", "commit"):
             for reason in (_UNAVAILABLE, _DENIED, _REFUSED):
                 self._store_errors.labels(operation, reason)
 

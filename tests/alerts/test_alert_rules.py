@@ -278,6 +278,15 @@ def test_a_host_without_any_session_is_isolated(tmp_path: Path) -> None:
     assert firing(series, [10], [*sessions, isolated], tmp_path) == ""
 
 
+def test_a_node_that_is_down_keeps_its_addresses(tmp_path: Path) -> None:
+    """Nothing is freed by an outage, so a pool that was nearly full still is."""
+    changes = {"up": "1x10 0x", 'tortie_ipam_allocations{pool="p"}': "621x10 _x"}
+    job = {"job": "tortie", "alertstate": "firing"}
+    down = {"alertname": "TortieAgentDown", "severity": "critical", "instance": "bad", **job}
+    full = {"alertname": "TortiePoolNearlyFull", "severity": "warning", "pool": "p", **job}
+    assert firing(series_of("good", {}) + series_of("bad", changes), [60], [down, full], tmp_path) == ""
+
+
 def test_a_prometheus_that_sees_no_agent_says_so(tmp_path: Path) -> None:
     """Otherwise a wrong scrape configuration would look like perfect health."""
     expected = {"alertname": "TortieNoAgents", "alertstate": "firing", "severity": "critical"}

@@ -225,6 +225,21 @@ def test_an_agent_that_knows_nothing_yet_can_be_read(reading: Reading) -> None:
     assert "tortie_store_watch_lag_seconds" not in found
 
 
+def test_a_scrape_does_not_grow_with_workloads_or_routes(reading: Reading) -> None:
+    """A host with many of both costs Prometheus no more than one with few."""
+    many = tuple(held(ip_network(f"10.0.{number}.0/30"), "n1", *["n1"] * 4) for number in range(10, 250))
+    routes = {
+        prefix: KernelRoute(prefix, RouteKind.UNICAST, (NextHop(H2, 2),))
+        for prefix in ip_network("10.1.0.0/16").subnets(new_prefix=30)
+    }
+    assert reading.observed.decision is not None
+    decision = replace(reading.observed.decision, routes=DesiredRoutes(routes, Sweep.EVERYTHING), learned_count=16384)
+    large = replace(reading, observed=replace(reading.observed, decision=decision), blocks=many)
+    assert series(large).keys() == series(reading).keys()
+    assert series(large)['tortie_ipam_allocations{pool="web"}'] == 960
+    assert series(large)['tortie_routes{kind="learned"}'] == 16384
+
+
 def test_a_pool_is_counted_by_its_addresses() -> None:
     """Also where it has more of them than a machine's word can count."""
     assert pool_uses(CLUSTER, BLOCKS, "n2") == (
