@@ -102,7 +102,7 @@ class Judge:
     def announced(self, delivery: Delivery) -> Finding | None:
         """Return why a prefix is not announced by the node that has to."""
         report = self.reports.get(delivery.node)
-        if report is None or delivery.prefix in report.announced or report.drain == "drained":
+        if report is None or delivery.prefix in report.announced:
             return None
         return _behind(report) or Finding(
             FindingKind.NOT_ANNOUNCED,

@@ -237,6 +237,7 @@ def test_what_is_withheld_on_purpose_is_no_fault(case: Case) -> None:
     """A pool that is not exported, a drained node, and a node without an address of the IP version."""
     case.pools = (replace(case.pools[0], disable_bgp_export=True), case.pools[1])
     case.report_anew()
+    assert case.reports["h1"].announced.keys() == {ip_network(SIX)}
     assert case.diagnose() == ()
     case.pools = (replace(case.pools[0], disable_bgp_export=False), case.pools[1])
     case.drained = frozenset({"h1"})
@@ -255,6 +256,23 @@ def test_next_hops_are_not_judged_where_routers_pass_routes_on(case: Case) -> No
     assert case.diagnose() == ()
     case.without("h3", "kernel", BLOCK_1)
     assert case.found() == [("route-missing", "h3", BLOCK_1)]
+
+
+def test_a_node_without_an_ip_version_needs_no_routes_of_it(case: Case) -> None:
+    """It could not reach any next hop of it."""
+    case.nodes = {**case.nodes, "h3": replace(case.nodes["h3"], ipv6=None)}
+    case.report_anew()
+    for part in ("learned", "wanted", "kernel"):
+        case.without("h3", part, SIX)
+    assert case.diagnose() == ()
+
+
+def test_an_empty_block_without_an_owner_is_told_once(case: Case) -> None:
+    """As the check of addresses does."""
+    block = ip_network("10.65.9.0/26")
+    case.blocks[block] = next(iter(case.blocks.values())).claimed(block, node=None, at=1.0)
+    case.problems = (Problem(ProblemKind.UNUSED_BLOCK, block, "unused; delete it", cidr=block),)
+    assert case.found() == [("unowned-empty-block", None, str(block))]
 
 
 def test_a_block_of_one_address_has_no_blackhole(case: Case) -> None:

@@ -99,6 +99,7 @@ def test_a_leaked_address_begins_the_chain(case: Case) -> None:
     case.problems = (Problem(ProblemKind.LEAKED, address, "leaked", node="h1"),)
     case.change("h1", links={})
     assert [each.kind.value for each in explain_address(case.judge, address).findings] == ["leaked-address"]
+    assert explain_address(case.judge, BORROWED).findings == ()
 
 
 def test_a_silent_node_breaks_the_chain(case: Case) -> None:
