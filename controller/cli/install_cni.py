@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _PLUGIN: Final = "tortie-cni"
-#: Where `make setup` puts it.
+#: Where `make setup` puts it; `packaging/install` puts it beside the programs.
 _BUILT: Final = Path(__file__).parents[2] / "build" / _PLUGIN
 #: The standard plugins that go after ours where they are installed, in this order; each asks for what it can do.
 _CHAINED: Final = {"portmap": "portMappings", "bandwidth": "bandwidth"}
@@ -28,6 +29,12 @@ _EXECUTABLE: Final = 0o755
 _READABLE: Final = 0o644
 #: Which files runtimes read, in the order of their names.
 _CONFIGURATION_SUFFIXES: Final = {".conf", ".conflist", ".json"}
+
+
+def _present_plugin() -> Path:
+    """Return where an installation has the plugin, or else where a checkout has it."""
+    installed = Path(sys.prefix) / "lib" / _PLUGIN
+    return installed if installed.is_file() else _BUILT
 
 
 @click.command()
@@ -45,7 +52,10 @@ _CONFIGURATION_SUFFIXES: Final = {".conf", ".conflist", ".json"}
     help="Version of CNI; runtimes that know 1.1.0 ask for STATUS and GC with it.",
 )
 @click.option(
-    "--plugin", type=click.Path(path_type=Path), default=_BUILT, help="The plugin to install [build/tortie-cni]."
+    "--plugin",
+    type=click.Path(path_type=Path),
+    default=_present_plugin,
+    help="The plugin to install [the one that came with this program].",
 )
 @click.option("--uninstall", is_flag=True, help="Remove the network, and the plugin unless another network names it.")
 @pass_connection
