@@ -120,10 +120,11 @@ def test_everything_works_and_consul_shows_it(lab: Lab, wait_until: Callable[...
 
 
 def test_a_reader_checks_and_changes_nothing(lab: Lab) -> None:
-    """`ipam check` reads every key there is; a change is refused with the way out."""
+    """`ipam check` and `doctor` read every key there is; a change is refused with the way out."""
     settings = f"TORTIE_CONFIG={lab.layout().state / 'reader' / 'tortie.toml'}"
-    checked = lab.run("fabric", ["env", settings, "tortiectl", "ipam", "check"])
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    for looking in (["ipam", "check"], ["doctor"], ["explain", "10.99.0.1"]):
+        looked = lab.run("h1", ["env", settings, "tortiectl", *looking])
+        assert looked.returncode == 0, looked.stdout + looked.stderr
     refused = lab.run("fabric", ["env", settings, "tortiectl", "node", "drain", "h1"])
     assert refused.returncode == 3
     assert "tortie/v1/cluster/drains/h1: Permission denied" in refused.stderr
