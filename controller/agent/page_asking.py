@@ -63,7 +63,7 @@ class NodeAsker:
     async def __aenter__(self) -> Self:
         """Make the clients, one for each IP version of this node."""
         for address in self._here.addresses:
-            connector = aiohttp.TCPConnector(limit=_AT_ONCE, local_addr=(str(address), 0))
+            connector = aiohttp.TCPConnector(limit=0, local_addr=(str(address), 0))
             client = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
             self._clients[address.version] = await self._stack.enter_async_context(client)
         return self

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: Loopback addresses of this process alone, so that no port is taken by a test that runs at the same time.
 NETWORK = f"127.{os.getpid() % 200 + 20}.0"
-HERE = Node("n1", 64512, IPv4Address("127.0.0.1"), None)
+HERE = Node("n1", 64512, IPv4Address(f"{NETWORK}.1"), None)
 
 
 class Nodes:
@@ -88,7 +88,7 @@ async def test_what_a_node_answers_is_learned_once(nodes: Nodes, crowd: Callable
     told = crowd(3).summary("n2")
     node = await nodes.serve(2, page_of(encode_summary(told)))
     assert await ask(nodes, [node], rounds=3) == [("n2", Asked(told))]
-    assert nodes.visitors == ["127.0.0.1"] * 3
+    assert nodes.visitors == [f"{NETWORK}.1"] * 3
 
 
 async def test_an_answer_that_is_known_need_not_be_sent(nodes: Nodes, crowd: Callable[[int], Any]) -> None:
@@ -161,7 +161,6 @@ async def test_no_answer_is_waited_for_and_nobody_waits_for_another(
         (b"{", 200, "JSONDecodeError"),
         (b"x" * 3_000_000, 200, "larger than 2097152 bytes"),
         (b"", 403, "HTTP status 403"),
-        (b"", 302, "HTTP status 302"),
     ],
 )
 async def test_answers_that_are_none(nodes: Nodes, body: bytes, status: int, reason: str) -> None:
@@ -169,6 +168,18 @@ async def test_answers_that_are_none(nodes: Nodes, body: bytes, status: int, rea
     node = await nodes.serve(2, page_of(body, status))
     [(_, asked)] = await ask(nodes, [node])
     assert reason in (asked.silent_because or "")
+
+
+async def test_nobody_is_sent_elsewhere(nodes: Nodes, crowd: Callable[[int], Any]) -> None:
+    """A node that points at another place does not answer; that place is not asked."""
+
+    async def point(_request: web.Request) -> web.Response:
+        return web.Response(status=302, headers={"Location": f"http://{NETWORK}.3:{nodes.port}{summary.PATH}"})
+
+    await nodes.serve(3, page_of(encode_summary(crowd(3).summary("n2"))))
+    [(_, asked)] = await ask(nodes, [await nodes.serve(2, point)])
+    assert "HTTP status 302" in (asked.silent_because or "")
+    assert len(nodes.visitors) == 1
 
 
 async def test_another_node_under_its_address(nodes: Nodes, crowd: Callable[[int], Any]) -> None:

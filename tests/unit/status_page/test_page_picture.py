@@ -55,7 +55,7 @@ def test_a_session_is_broken_if_either_end_says_so(
 def test_a_silent_node_leaves_its_sessions_to_the_other_ends(crowd: Callable[[int], Any]) -> None:
     """What it said before is not true for ever, but who it was is still known."""
     mesh = crowd(3)
-    asked = mesh.asked({"n2": {"n3": "idle"}})
+    asked = mesh.asked({"n2": {"n3": "idle"}, "n3": {"n1": "idle"}})
     asked["n3"] = Asked(asked["n3"].summary, "nothing within 1 s")
     picture = picture_of(mesh.nodes, asked, "n1", {})
     assert {(line.one, line.other): line.state for line in picture.sessions} == {

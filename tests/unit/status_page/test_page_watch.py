@@ -44,6 +44,7 @@ class FakeAsker:
     answers: dict[str, Asked]
     rounds: int
     broken: bool
+    go_on: asyncio.Event
 
     def __init__(self, _here: Node, port: int, learn: Callable[[str, Asked], None]) -> None:
         assert port == 9091
@@ -63,6 +64,7 @@ class FakeAsker:
             raise RuntimeError("a fault of ours")
         for node in nodes:
             self._learn(node.name, self.answers[node.name])
+        await self.go_on.wait()
 
 
 class Scene:
@@ -111,7 +113,9 @@ async def scene(crowd: Callable[[int], Any], monkeypatch: pytest.MonkeyPatch) ->
         answers = {"n2": Asked(crowd(2).summary("n2"))}  # noqa: RUF012  one class for each test
         rounds = 0
         broken = False
+        go_on = asyncio.Event()
 
+    Asker.go_on.set()
     monkeypatch.setattr(page_watch, "NodeAsker", Asker)
     for name in ("_ROUND_SECONDS", "_SELF_SECONDS", "_POOLS_SECONDS", "_LINGER_SECONDS", "_RETRY_SECONDS"):
         monkeypatch.setattr(page_watch, name, 0.01)
@@ -151,6 +155,20 @@ async def test_what_changes_is_shown_and_logged(scene: Scene, crowd: Callable[[i
         assert shown["problems"] == [{"text": "no pool", "nodes": ["n1"], "node_count": 1}]
         await scene.use(9)
         await scene.until(lambda shown: shown["pools"]["pictures"][0]["in_use"] == 9)
+
+
+async def test_the_log_begins_when_all_have_been_asked(scene: Scene, crowd: Callable[[int], Any]) -> None:
+    """First answers are no news; what changes afterwards is, even if nothing did in between."""
+    scene.asker.go_on.clear()
+    with scene.watch.looking():
+        await scene.until(lambda shown: shown["counts"]["established"] and shown["pools"]["read_at"])
+        number = scene.watch.view.number
+        scene.asker.go_on.set()
+        async with asyncio.timeout(30):
+            await scene.watch.after(number)
+        scene.asker.answers["n2"] = Asked(crowd(2).summary("n2", {"n1": "idle"}))
+        shown = await scene.until(lambda shown: shown["counts"]["broken"])
+    assert texts(shown) == ["began to look", "session n1 – n2 is broken: n2 says idle, why"]  # noqa: RUF001  a dash
 
 
 async def test_nobody_is_asked_while_nobody_looks(scene: Scene) -> None:
