@@ -11,7 +11,6 @@ an answer that would be the same as last time is HTTP status 304 without a body.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -111,7 +110,7 @@ def decode_summary(body: bytes) -> NodeSummary:
             problem_count=int(fields["problem_count"]),
             routes=int(fields["routes"]),
             workloads=int(fields["workloads"]),
-            established=frozenset(map(_address, fields["established"])),
+            established=frozenset(map(_text, fields["established"])),
             others=tuple(map(_open_session, fields["others"])),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -137,7 +136,7 @@ def _is_established(peer: PeerStatus) -> bool:
 
 def _open_session(fields: dict[str, Any]) -> OpenSession:
     return OpenSession(
-        address=_address(fields["address"]),
+        address=_text(fields["address"]),
         name=_text(fields["name"]),
         state=_text(fields["state"]),
         since=float(fields["since"]),
@@ -147,7 +146,3 @@ def _open_session(fields: dict[str, Any]) -> OpenSession:
 
 def _text(value: object) -> str:
     return str(value)[:_LONGEST_TEXT]
-
-
-def _address(value: object) -> str:
-    return str(ipaddress.ip_address(str(value)))
