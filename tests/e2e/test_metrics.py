@@ -219,6 +219,22 @@ def test_what_alerts_and_dashboard_ask_for_exists(scraped: str, file: str) -> No
     assert named - told - made == set()
 
 
+def test_every_metric_is_documented(scraped: str) -> None:
+    """The reference has a row for each, with its type, labels and help text as the agent tells them, and no other."""
+    types = dict(re.findall(r"^# TYPE (tortie_\w+) (\w+)$", scraped, re.MULTILINE))
+    texts = dict(re.findall(r"^# HELP (tortie_\w+) (.*)$", scraped, re.MULTILINE))
+    labels: dict[str, set[str]] = {name: set() for name in types}
+    for series, found in re.findall(r"^(tortie_\w+)\{(.*)\} ", scraped, re.MULTILINE):
+        name = series if series in types else re.sub(r"_(bucket|sum|count)$", "", series)
+        labels[name] |= set(re.findall(r'(\w+)="', found)) - {"le"}
+    rows = [
+        f"| `{name}` | {types[name]} | {', '.join(f'`{label}`' for label in sorted(labels[name]))} | {texts[name]} |"
+        for name in types
+    ]
+    written = (FILES.parent / "METRICS.md").read_text().splitlines()
+    assert [line for line in written if line.startswith("| `")] == rows
+
+
 def test_a_host_that_loses_its_speaker_is_seen_by_all(
     lab: Lab, prometheus: Prometheus, wait_until: Callable[..., None]
 ) -> None:
