@@ -95,7 +95,7 @@ function linesBetween(places, sessions) {
 
 function sizeFor(many) {
   const spokes = many >= SPOKES;
-  if (narrow.matches) return { width: 420, height: spokes ? 520 : 460, across: spokes ? 96 : 136, down: spokes ? 150 : 168, spokes };
+  if (narrow.matches) return { width: 420, height: spokes ? 520 : 460, across: spokes ? 96 : 122, down: spokes ? 150 : 168, spokes };
   return { width: 860, height: spokes ? 700 : 540, across: spokes ? 300 : 302, down: spokes ? 225 : 208, spokes };
 }
 
