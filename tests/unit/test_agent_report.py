@@ -148,6 +148,24 @@ def test_a_report_about_an_address_holds_what_concerns_it(known: Known) -> None:
     assert found.sessions
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("10.0.2.0/26", {THEIRS}),
+        ("10.0.2.63/32", {THEIRS}),
+        ("10.0.2.64/32", set()),
+        ("10.0.1.255/32", set()),
+        ("10.0.0.0/16", {OWN, THEIRS}),
+        ("10.0.2.0/23", {THEIRS}),
+        ("::a00:200/122", set()),
+        ("0.0.0.0/0", {OWN, THEIRS}),
+    ],
+)
+def test_a_report_is_about_what_overlaps(known: Known, asked: str, told: set[object]) -> None:
+    """To the address, and of one IP version."""
+    assert report_of(known, KERNEL, ip_network(asked)).kernel.keys() == told
+
+
 def test_a_report_about_a_held_address_has_its_link_though_nothing_is_wired(known: Known) -> None:
     """Or it would seem to be gone."""
     assert report_of(known, KERNEL, host(BORROWED)).links.keys() == {"tor2"}
