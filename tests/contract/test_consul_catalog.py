@@ -35,9 +35,14 @@ class Host:
         self.address = address
         self.instance = instance
         self.status = WELL
+        self.look_count = 0
         self.catalog = ConsulCatalog(ConsulAccess(address=address, **access), timeout_seconds=2.0)
         self.complaints = Complaints()
-        self.service = ConsulService(instance, self.catalog, lambda: self.status, self.complaints)
+        self.service = ConsulService(instance, self.catalog, self._look, self.complaints)
+
+    def _look(self) -> Status:
+        self.look_count += 1
+        return self.status
 
     async def shown(self) -> dict[str, tuple[str, str]]:
         """Return state and text of each instance's check, by its ID, as the catalog has them."""
@@ -131,10 +136,14 @@ async def test_an_agent_that_starts_again_changes_nothing_before_it_is_ready(
     before, after = meet(consul_server), meet(consul_server)
     before.status = replace(WELL, problems=("a problem",))
     await before.service.iterate()
+    await until_shown(before, as_it(before, "warning", "a problem"))
     after.status = replace(WELL, ready=False, problems=("the store is not reached yet",))
     running = asyncio.create_task(after.service.run())
     try:
-        await until_shown(before, as_it(before, "warning", "a problem"))
+        async with asyncio.timeout(30):
+            while after.look_count < 2:  # noqa: ASYNC110  nothing tells of a look
+                await asyncio.sleep(0.05)
+        assert await before.shown() == as_it(before, "warning", "a problem")
         after.status = WELL
         await until_shown(after, as_it(after, "passing", "ready"))
     finally:
