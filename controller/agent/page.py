@@ -105,7 +105,10 @@ def _events_of(watch: Watch) -> Page:
         if watch.looker_count >= _MOST_LOOKERS:
             text = f"{_MOST_LOOKERS} browsers look already; close one of them\n"
             raise web.HTTPServiceUnavailable(text=text, headers=_HEADERS)
-        response = web.StreamResponse(headers={**_HEADERS, "Content-Type": "text/event-stream"})
+        headers = {**_HEADERS, "Content-Type": "text/event-stream"}
+        if request.method == "HEAD":
+            return web.Response(headers=headers)
+        response = web.StreamResponse(headers=headers)
         with watch.looking():
             await response.prepare(request)
             try:

@@ -184,3 +184,13 @@ async def test_other_sites_cannot_keep_it_busy(client: TestClient[Any, Any]) -> 
     assert (await client.get("/events", headers={"Sec-Fetch-Site": "same-site"})).status == 403
     async with client.get("/events", headers={"Sec-Fetch-Site": "same-origin"}) as answer:
         assert answer.status == 200
+
+
+async def test_a_look_at_the_headers_is_no_look_at_the_cluster(
+    client: TestClient[Any, Any], watch: FakeWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HEAD is answered and over: nothing would ever tell that the browser has gone."""
+    monkeypatch.setattr(page, "_BEAT_SECONDS", 0.01)
+    async with asyncio.timeout(30):
+        answer = await client.head("/events")
+    assert (answer.status, answer.content_type, watch.looker_count) == (200, "text/event-stream", 0)
