@@ -196,6 +196,9 @@ class Judge:
             return None
         has_session = any(session.peer in node.addresses for session in report.sessions)
         how = "over a session that stands" if has_session else "and has no session with it"
+        between = None if has_session else self._between(report, self.reports.get(node.name))
+        if between is not None:
+            return between
         return _behind(report) or Finding(
             FindingKind.NOT_LEARNED,
             report.node,
@@ -204,6 +207,11 @@ class Judge:
             "see the export rules of their peers' filters (`tortiectl get bgpfilters -o yaml`), and who has to pass it "
             "on where nodes form no mesh",
         )
+
+    def _between(self, *ends: NodeReport | None) -> Finding | None:
+        """Return that one of two nodes, which have no session with each other, lacks one with a third party."""
+        broken = (self.session(end, session) for end in ends if end is not None for session in end.sessions)
+        return next(filter(None, broken), None)
 
     def _wanted(self, report: NodeReport, delivery: Delivery, node: Node) -> Finding | None:
         """Return why an accepted route is not used, or what else it leads to."""

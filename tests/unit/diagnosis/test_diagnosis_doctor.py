@@ -233,6 +233,21 @@ def test_a_session_with_a_router_is_told_by_its_address(case: Case) -> None:
     assert "peer tor-switch (192.0.2.250)" in case.diagnose()[0].text
 
 
+@pytest.mark.parametrize("end", ["h1", "h3"])
+def test_a_reflector_out_of_reach_explains_what_was_not_learned(case: Case, end: str) -> None:
+    """On the node that has to pass its block there, and on the one that has to hear of it."""
+    case.plain_mesh = False
+    reflector = SessionReport(ip_address("192.0.2.250"), "rr", "established", 1.0, "")
+    for node in case.nodes:
+        case.change(node, sessions=(reflector,))
+    assert case.diagnose() == ()
+    for part in ("learned", "wanted", "kernel"):
+        case.without("h3", part, BLOCK_1)
+    assert case.found() == [("not-learned", "h3", BLOCK_1)]
+    case.change(end, sessions=(replace(reflector, state="idle"),))
+    assert case.found() == [("session-down", end, "192.0.2.250")]
+
+
 def test_what_is_withheld_on_purpose_is_no_fault(case: Case) -> None:
     """A pool that is not exported, a drained node, and a node without an address of the IP version."""
     case.pools = (replace(case.pools[0], disable_bgp_export=True), case.pools[1])
