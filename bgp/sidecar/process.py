@@ -169,7 +169,7 @@ class Sidecar:
                         log.warning("ExaBGP refused a command", extra={"command": command[:200]})
         if self._state.forget_retired():
             self._save()
-        if self._asked and self._state.in_agreement():
+        if self._asked and self._state.has_told_all():
             self._tell_announced()
 
     def _next_step(self) -> Step | None:

@@ -184,7 +184,11 @@ class SidecarState:
 
     def in_agreement(self) -> bool:
         """Say whether ExaBGP has loaded what is desired and every established session has everything."""
-        return self.is_loaded() and all(session.in_sync for session in self.sessions.values() if session.is_established)
+        return self.is_loaded() and self.has_told_all()
+
+    def has_told_all(self) -> bool:
+        """Say whether every established session has everything, whatever is still to be loaded."""
+        return all(session.in_sync for session in self.sessions.values() if session.is_established)
 
     def forget_retired(self) -> bool:
         """Forget what was withdrawn everywhere, and say whether there was anything to forget."""

@@ -253,6 +253,19 @@ def test_a_queue_that_is_waited_for_holds_up_nobody_else() -> None:
     assert state.in_agreement()
 
 
+def test_what_was_told_does_not_wait_for_a_neighbour_to_be_loaded() -> None:
+    """A reload may fail for long; the sessions there are have their changes all the same."""
+    state, model = established(*ADDRESSES[:2])
+    settle(state, model)
+    peers = (PEERS[ADDRESSES[0]], PEERS[ADDRESSES[1]], variant(ADDRESSES[2], "other times"))
+    state.want(Desired(peers, (announcement(0, 1), announcement(2, 1))))
+    assert not state.has_told_all()
+    settle(state, model, deferred=[Reload])
+    assert (state.has_told_all(), state.in_agreement()) == (True, False)
+    settle(state, model)
+    assert state.in_agreement()
+
+
 def test_a_neighbour_leaves_only_when_its_withdrawals_are_out() -> None:
     """While they are queued there is no reload; afterwards there is."""
     state, model = established(*ADDRESSES)
