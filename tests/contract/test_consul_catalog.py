@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import urllib.request
 from contextlib import suppress
 from dataclasses import replace
@@ -68,8 +69,8 @@ async def meet() -> AsyncIterator[Callable[..., Host]]:
     name = f"tortie-{uuid4()}"
     made: list[Host] = []
 
-    def make(server: Any, node: str = "n1") -> Host:  # noqa: ANN401  its class lives in a conftest
-        instance = Instance(name, node, "192.0.2.1", 9091, {"version": "1.2.3", "as_number": "64512"})
+    def make(server: Any, node: str = "n1", address: str = "192.0.2.1") -> Host:  # noqa: ANN401  its class lives in a conftest
+        instance = Instance(name, node, address, 9091, {"version": "1.2.3", "as_number": "64512"})
         made.append(Host(server.address, instance))
         return made[-1]
 
@@ -246,6 +247,26 @@ async def test_without_the_permission_the_complaint_names_the_way_out(
         await host.catalog.register(host.instance, Health.PASSING)
 
 
+async def test_dns_finds_the_nodes_that_are_not_critical(
+    make_consul: Callable[[dict[str, Any]], Any], meet: Callable[..., Host]
+) -> None:
+    """All under the service's name, one under its own name before that."""
+    with socket.socket(type=socket.SOCK_DGRAM) as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    server = make_consul({"ports": {"dns": port}})
+    await asyncio.to_thread(server.start)
+    well, ill = meet(server, "n1", "192.0.2.1"), meet(server, "n2", "192.0.2.2")
+    ill.status = replace(WELL, ready=False, problems=("there is no pool",))
+    await well.service.iterate()
+    await ill.service.iterate()
+    await until_shown(well, as_it(well, "passing", "ready") | as_it(ill, "critical", "there is no pool"))
+    service = well.instance.name
+    assert await asyncio.to_thread(_resolved, port, f"{service}.service.consul") == {"192.0.2.1"}
+    assert await asyncio.to_thread(_resolved, port, f"n1.{service}.service.consul") == {"192.0.2.1"}
+    assert await asyncio.to_thread(_resolved, port, f"n2.{service}.service.consul") == set()
+
+
 async def test_a_stranger_in_consuls_place_is_no_catalog(meet: Callable[..., Host]) -> None:
     """What answers a deletion with anything else than a list is reported."""
 
@@ -254,3 +275,21 @@ async def test_a_stranger_in_consuls_place_is_no_catalog(meet: Callable[..., Hos
 
     with pytest.raises(StoreUnavailable):
         await meet(Nobody).catalog.remove("tortie", "n1")
+
+
+def _resolved(port: int, name: str) -> set[str]:
+    """Return the IPv4 addresses that a DNS server on loopback has for a name (RFC 1035, section 4.1)."""
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+    header = bytes.fromhex("7474 0100 0001 0000 0000 0000")
+    with socket.socket(type=socket.SOCK_DGRAM) as asking:
+        asking.settimeout(10)
+        asking.sendto(header + labels + bytes.fromhex("00 0001 0001"), ("127.0.0.1", port))
+        answer = asking.recv(4096)
+    count, records = int.from_bytes(answer[6:8]), answer[12 + len(labels) + 5 :]
+    found = set()
+    for _ in range(count):
+        # A name that is written before takes two bytes here; then type, class, time to live and length, then the data.
+        assert records[:6] == bytes.fromhex("c00c 0001 0001")
+        found.add(socket.inet_ntoa(records[12:16]))
+        records = records[16:]
+    return found
