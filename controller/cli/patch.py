@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -91,8 +90,6 @@ async def patch_resource(
     async def attempt() -> Change:
         present = await read_present(store, kind, name)
         wish = present.changed_to(change(copy.deepcopy(present.document)))
-        if wish.version is None:
-            wish = replace(wish, version=present.version)
         try:
             write = plan_resources if dry_run else write_resources
             return (await write(store, [wish], Mode.APPLY))[0]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from controller.cli.kinds import Kind
-    from controller.ports import Entry, Store, Version
+    from controller.ports import Entry, Store
     from controller.resources import Writable
 
 #: What holds where nobody has written a configuration.
@@ -36,11 +36,6 @@ class Present:
     name: str
     document: dict[str, object]
     entry: Entry | None
-
-    @property
-    def version(self) -> Version:
-        """The version of the record, ABSENT if there is none."""
-        return ABSENT if self.entry is None else self.entry.version
 
     def changed_to(self, document: object) -> Wish:
         """Return the wish that it be as this document says, at the version that stands there, if one does.
