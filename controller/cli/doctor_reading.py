@@ -11,7 +11,6 @@ from controller.datamodel import keys
 from controller.diagnosis.snapshot import Snapshot as Wanted
 from controller.ports import Snapshot
 from ipam.audit import audit
-from ipam.inventory import Ranges
 from ipam.pool import BLOCK_PREFIX_LENGTHS
 
 if TYPE_CHECKING:
@@ -53,11 +52,6 @@ def wanted_of(entries: Mapping[str, Entry]) -> Wanted:
         plain_mesh=in_mesh and not cluster.peers,
         problems=audit(inventory),
     )
-
-
-def pool_around(wanted: Wanted, network: IPNetwork) -> IPNetwork | None:
-    """Return the range of the pool that a network lies in."""
-    return next(Ranges(pool.cidr for pool in wanted.inventory.pools).around(network), None)
 
 
 def _related(blocks: Iterable[Block]) -> set[str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from controller.diagnosis.doctor import Blamed, diagnose, ipam_finding
+from controller.diagnosis.facts import announcement_facts, block_facts, block_text, moment, pool_facts
 from controller.diagnosis.finding import Finding, FindingKind
 from controller.diagnosis.node_state import node_findings, silent
 from ipam.problem import ProblemKind
@@ -54,14 +54,14 @@ def explain_address(judge: Judge, address: IPAddress) -> Explanation:
     holder = "nobody"
     if held is not None:
         who = held.holder
-        holder = f"{who.full_name} on {who.node}, link {who.interface}, since {_moment(who.created_at)}"
+        holder = f"{who.full_name} on {who.node}, link {who.interface}, since {moment(who.created_at)}"
     facts = [("held by", holder), *([("handle", held.holder.handle)] if held is not None else [])]
     if block is None:
         pool = snapshot.pool_of(network)
         facts.append(("block", "none is claimed around it" if pool is not None else "none, for it lies in no pool"))
-        return Explanation(str(address), (*facts, *_pool_facts(judge, network)))
+        return Explanation(str(address), (*facts, *pool_facts(judge, network)))
     delivery = _delivery(judge, block, held)
-    facts += [*_block_facts(judge, block), *_announcement_facts(judge, delivery)]
+    facts += [*block_facts(judge, block), *announcement_facts(judge, delivery)]
     findings = address_findings(judge, address)
     return Explanation(str(address), tuple(facts), _views(judge, block, held, delivery, findings), findings)
 
@@ -75,7 +75,7 @@ def explain_block(judge: Judge, block: Block) -> Explanation:
         for part in (_block_findings(judge, block, delivery), *(address_findings(judge, each) for each in held))
         for finding in part
     )
-    facts = (*_block_facts(judge, block), *_announcement_facts(judge, delivery))
+    facts = (*block_facts(judge, block), *announcement_facts(judge, delivery))
     return Explanation(str(block.cidr), facts, _views(judge, block, None, delivery, findings), findings)
 
 
@@ -83,8 +83,8 @@ def explain_range(judge: Judge, cidr: IPNetwork) -> Explanation:
     """Say which blocks lie in a network, whose they are, and how many of the routes to them each node has."""
     snapshot = judge.snapshot
     blocks = [block for block in snapshot.inventory.blocks.values() if _lies_in(block.cidr, cidr)]
-    facts = [*_pool_facts(judge, cidr), ("blocks", str(len(blocks)))]
-    facts += [("block", _block_text(block)) for block in blocks[:_MOST_BLOCKS]]
+    facts = [*pool_facts(judge, cidr), ("blocks", str(len(blocks)))]
+    facts += [("block", block_text(block)) for block in blocks[:_MOST_BLOCKS]]
     if len(blocks) > _MOST_BLOCKS:
         facts.append(("", f"and {len(blocks) - _MOST_BLOCKS} more"))
     findings = _once(finding for block in blocks for finding in explain_block(judge, block).findings)
@@ -197,40 +197,6 @@ def _expected(
     return delivery.prefix, f"{delivery.prefix} via {announcer.address(delivery.prefix.version)}"
 
 
-def _pool_facts(judge: Judge, network: IPNetwork) -> Iterator[tuple[str, str]]:
-    pool = judge.snapshot.pool_of(network)
-    if pool is None:
-        yield "pool", "none"
-        return
-    disabled = ", disabled" if pool.disabled else ""
-    yield "pool", f"{pool.name}, {pool.cidr} in blocks of /{pool.block_prefix_length}{disabled}"
-
-
-def _block_facts(judge: Judge, block: Block) -> Iterator[tuple[str, str]]:
-    yield "block", _block_text(block)
-    yield from _pool_facts(judge, block.cidr)
-
-
-def _block_text(block: Block) -> str:
-    owner = "owned by no node" if block.affinity is None else f"owned by {block.affinity}"
-    return f"{block.cidr}, {owner}, {block.in_use} of {block.size} addresses in use"
-
-
-def _announcement_facts(judge: Judge, delivery: Delivery | None) -> Iterator[tuple[str, str]]:
-    if delivery is None:
-        yield "announced", "not as a whole, since no node owns it"
-        return
-    withheld = judge.snapshot.withheld(delivery)
-    report = judge.reports.get(delivery.node)
-    if withheld is not None:
-        yield "announced", f"not: {withheld}"
-    elif report is not None and delivery.prefix not in report.announced:
-        yield "announced", f"not, though {delivery.node} has to announce {delivery.prefix}: {delivery.rule.value}"
-    else:
-        how = "" if report is not None else " by the store; its agent does not answer"
-        yield "announced", f"{delivery.prefix} by {delivery.node}{how}: {delivery.rule.value}"
-
-
 def _of_node(findings: tuple[Finding, ...], node: str) -> Finding | None:
     return next((each for each in findings if each.node == node or _names(each, node)), None)
 
@@ -254,7 +220,3 @@ def _more(blocks: list[Block]) -> list[str]:
 
 def _lies_in(inner: IPNetwork, outer: IPNetwork) -> bool:
     return inner.version == outer.version and inner.prefixlen >= outer.prefixlen and inner.network_address in outer
-
-
-def _moment(epoch_seconds: float) -> str:
-    return datetime.fromtimestamp(epoch_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

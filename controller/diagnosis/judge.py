@@ -15,15 +15,16 @@ import ipaddress
 from typing import TYPE_CHECKING
 
 from controller.diagnosis.finding import Finding, FindingKind
+from controller.diagnosis.kernel_difference import in_the_way, programmed
 from controller.diagnosis.node_state import session_down, silent, speaker_lost, store_stale, undecided
 from controller.diagnosis.report import Hop, Route
-from controller.ports import ROUTE_METRIC, RouteKind
+from controller.ports import RouteKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from controller.datamodel.records import Node
-    from controller.diagnosis.report import ForeignRoute, NodeReport, Path, SessionReport
+    from controller.diagnosis.report import NodeReport, Path, SessionReport
     from controller.diagnosis.snapshot import Delivery, Held, Snapshot
     from ipam.address import IPAddress
     from ipam.block import Block
@@ -79,7 +80,7 @@ class Judge:
             kind, text, remedy = found
             return Finding(kind, holder.node, str(address), text, remedy)
         route = Route(ipaddress.ip_network(address), RouteKind.UNICAST, (Hop(None, holder.interface),))
-        return self.programmed(report, route)
+        return programmed(report, route)
 
     def owned(self, block: Block) -> Finding | None:
         """Return what is wrong with a block on the node that owns it, apart from its announcement."""
@@ -97,7 +98,7 @@ class Judge:
             )
         if block.cidr.prefixlen == block.cidr.max_prefixlen:  # the workload's own route has its place
             return None
-        return self.programmed(report, Route(block.cidr, RouteKind.BLACKHOLE))
+        return programmed(report, Route(block.cidr, RouteKind.BLACKHOLE))
 
     def announced(self, delivery: Delivery) -> Finding | None:
         """Return why a prefix is not announced by the node that has to."""
@@ -123,35 +124,7 @@ class Judge:
             or self._learned(report, delivery, node, paths)
             or _accepted(report, delivery, paths)
             or self._wanted(report, delivery, node)
-            or self.programmed(report, report.wanted[delivery.prefix])
-        )
-
-    def programmed(self, report: NodeReport, route: Route) -> Finding | None:
-        """Return how a node's kernel differs from a route that it has to have."""
-        have = report.kernel.get(route.prefix)
-        for foreign in report.foreign:
-            if foreign.prefix == route.prefix and foreign.metric < ROUTE_METRIC + (have is None):
-                return _in_the_way(report.node, foreign, f"comes before `{route}`")
-        if have == route:
-            return None
-        if have is None:
-            failure = report.failures.get(route.prefix)
-            why = f": the kernel refuses it ({failure})" if failure else ""
-            is_blackhole = route.kind is RouteKind.BLACKHOLE
-            effect = "so packets to its free addresses may loop" if is_blackhole else "so packets take another way"
-            return Finding(
-                FindingKind.BLACKHOLE_MISSING if is_blackhole else FindingKind.ROUTE_MISSING,
-                report.node,
-                str(route.prefix),
-                f"the kernel of {report.node} does not have `{route}`{why}, {effect}",
-                f"the agent adds it by itself; as it has not, see its log on {report.node} and restart it",
-            )
-        return Finding(
-            FindingKind.WRONG_NEXT_HOP,
-            report.node,
-            str(route.prefix),
-            f"the kernel of {report.node} has `{have}` where `{route}` has to be",
-            f"the agent puts it right by itself; as it has not, see its log on {report.node} and restart it",
+            or programmed(report, report.wanted[delivery.prefix])
         )
 
     def captured(self, report: NodeReport, only: IPAddress | None = None) -> Iterator[Finding]:
@@ -171,7 +144,7 @@ class Judge:
                     and ipaddress.ip_network(address) not in report.kernel
                 ]
                 if taken:
-                    yield _in_the_way(report.node, foreign, f"draws in {_some(taken)} of block {block.cidr}")
+                    yield in_the_way(report.node, foreign, f"draws in {_some(taken)} of block {block.cidr}")
 
     def session(self, report: NodeReport, session: SessionReport) -> Finding | None:
         """Return the reason why a session is not established: nobody at one of its ends, or else itself."""
@@ -267,16 +240,6 @@ def _accepted(report: NodeReport, delivery: Delivery, paths: tuple[Path, ...]) -
 def _behind(report: NodeReport) -> Finding | None:
     """Return why a node may not know or tell what it should."""
     return store_stale(report) or speaker_lost(report) or undecided(report)
-
-
-def _in_the_way(node: str, foreign: ForeignRoute, effect: str) -> Finding:
-    return Finding(
-        FindingKind.FOREIGN_ROUTE,
-        node,
-        str(foreign.prefix),
-        f"on {node} a route of somebody else, `{foreign}`, {effect}",
-        f"find out who makes it (`ip route show {foreign.prefix}` on {node}) and remove it there",
-    )
 
 
 def _some(addresses: list[IPAddress]) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from controller.diagnosis.facts import moment
 from controller.diagnosis.finding import Finding, FindingKind
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def store_stale(report: NodeReport) -> Finding | None:
     """Return that a node is cut off from the store, if it is."""
     if report.store.connected:
         return None
-    since = "" if report.store.lost_at is None else f" since {_moment(report.store.lost_at)}"
+    since = "" if report.store.lost_at is None else f" since {moment(report.store.lost_at)}"
     return Finding(
         FindingKind.STORE_STALE,
         report.node,
@@ -100,7 +100,7 @@ def session_down(report: NodeReport, session: SessionReport, node_of: Mapping[IP
     """Return that a session is not established; of a session between nodes both ends tell the same."""
     other = node_of.get(session.peer)
     info = f", {session.info}" if session.info else ""
-    since = f" since {_moment(session.since)}" if session.since else ""
+    since = f" since {moment(session.since)}" if session.since else ""
     if other is None:
         node, subject = report.node, str(session.peer)
         peer = f"peer {session.name} ({session.peer})" if session.name else f"peer {session.peer}"
@@ -117,7 +117,3 @@ def session_down(report: NodeReport, session: SessionReport, node_of: Mapping[IP
         "see that TCP port 179 passes between them and that both have the same password and each other's AS number: "
         "`tortiectl get bgppeers -o yaml`, `tortiectl node status` on both",
     )
-
-
-def _moment(epoch_seconds: float) -> str:
-    return datetime.fromtimestamp(epoch_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
