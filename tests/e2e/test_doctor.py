@@ -143,6 +143,23 @@ def test_a_healthy_lab_has_no_findings(lab: Lab, doctor: Doctor) -> None:
         assert part in text
 
 
+#: Prints the HTTP status of an address, without a proxy that this machine may have for its own.
+STATUS = """
+import sys, urllib.error, urllib.request
+try:
+    print(urllib.request.build_opener(urllib.request.ProxyHandler({})).open(sys.argv[1], timeout=5).status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+"""
+
+
+def test_workloads_are_told_nothing(doctor: Doctor) -> None:
+    """What a node reports is for nodes alone."""
+    for place, status in (("h1", "200"), ("h2", "200"), ("h1w1", "403"), ("h2w1", "403")):
+        url = "http://192.0.2.1:9091/v1/report"
+        assert doctor.run(sys.executable, "-I", "-S", "-c", STATUS, url, host=place).strip() == status, place
+
+
 def test_routes_that_differ_in_the_kernel(lab: Lab, doctor: Doctor) -> None:
     """A route removed, a wrong next hop, and a blackhole missing, on a node whose agent leaves them so."""
     address, block, own = address_of(lab, "h1"), block_of(lab, "h1"), block_of(lab, "h3")
