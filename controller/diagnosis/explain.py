@@ -58,6 +58,8 @@ def explain_address(judge: Judge, address: IPAddress) -> Explanation:
     facts = [("held by", holder), *([("handle", held.holder.handle)] if held is not None else [])]
     if block is None:
         pool = snapshot.pool_of(network)
+        node = judge.node_of.get(address)
+        facts += [("node", f"it is the address of {node.name}; explain {node.name}")] if node is not None else []
         facts.append(("block", "none is claimed around it" if pool is not None else "none, for it lies in no pool"))
         return Explanation(str(address), (*facts, *pool_facts(judge, network)))
     delivery = _delivery(judge, block, held)

@@ -93,6 +93,11 @@ def test_an_address_that_nobody_holds(case: Case) -> None:
     assert (*free.findings, *unclaimed.findings, *outside.findings) == ()
 
 
+def test_a_nodes_own_address_leads_to_the_node(case: Case) -> None:
+    """It lies in no pool."""
+    assert facts(explain_address(case.judge, ip_address("192.0.2.2")))["node"] == "it is the address of h2; explain h2"
+
+
 def test_a_leaked_address_begins_the_chain(case: Case) -> None:
     """What follows from it on its node is not told."""
     address = ip_address("10.65.1.0")
