@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from controller.ports import Store
 
 #: How long the store may take; its own deadline is longer, and so may a name server's be.
-_DEADLINE_SECONDS: Final = 1.5
+_DEADLINE_SECONDS: Final = 2.0
 
 
 def resources_argument(*, required: bool = True) -> Callable[[Any], Any]:
@@ -54,19 +54,17 @@ def _named(context: click.Context, word: str, *, prefix: str, incomplete: str) -
 
 
 def _names_in_store(context: click.Context, kind: Kind) -> Sequence[str]:
-    # Threads of the store's client may hang and would keep the process; only its end is sure to come in time.
-    signal.signal(signal.SIGALRM, _end)
-    signal.setitimer(signal.ITIMER_REAL, _DEADLINE_SECONDS)
     try:
         connection = _connection(context)
         settings = connection.settings()
         if settings.store == "sqlite" and not settings.sqlite_path.exists():
             return []  # opening it would make it
+        # Threads of the store's client may hang and would keep the process; only its end is sure to come in time.
+        signal.signal(signal.SIGALRM, _end)
+        signal.setitimer(signal.ITIMER_REAL, _DEADLINE_SECONDS)
         return connection.with_store(lambda store: _listed(store, kind))
     except Exception:  # noqa: BLE001  whatever it is, the person at the shell must not see it
         return []
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:

@@ -97,6 +97,8 @@ def check_together(wishes: Sequence[Wish]) -> None:
 
 def _change(wish: Wish, entry: Entry | None, mode: Mode) -> Change:
     if isinstance(wish.resource, NodeDescription):
+        if mode is Mode.CREATE:
+            raise RefusedError("nobody creates a node; it comes when tortie-agent is started on its host")
         return _unchanged_node(wish, wish.resource, entry)
     if entry is not None and mode is Mode.CREATE:
         raise RefusedError(f"{wish.title} exists; change it with `tortiectl apply`")

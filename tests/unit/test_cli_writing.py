@@ -506,5 +506,7 @@ def test_a_node_is_neither_created_nor_deleted_so(
     document["metadata"]["name"] = "h2"
     assert told("apply", file, yaml.safe_dump(document)) == 1
     assert "node h2 does not exist; it comes when tortie-agent is started" in capsys.readouterr().err
+    assert run(["create", "-f", str(file)]) == 1
+    assert "nobody creates a node" in capsys.readouterr().err
     assert run(["delete", "node", "h1"]) == 1
     assert "`tortiectl node delete h1`" in capsys.readouterr().err
