@@ -47,7 +47,8 @@ def doctor(context: click.Context, connection: Connection, asking: Asking, form:
         print_document(document, form)
     elif findings:
         _print_findings(findings)
-        click.echo(f"\n{len(findings)} problems found on {count} nodes")
+        problems = "1 problem" if len(findings) == 1 else f"{len(findings)} problems"
+        click.echo(f"\n{problems} found on {count} nodes")
     else:
         click.echo(f"no problems found on {count} nodes")
     if findings:

@@ -198,7 +198,7 @@ def test_a_fault_is_told_with_what_to_do(cluster: Cluster, capsys: pytest.Captur
     text = capsys.readouterr().out
     assert text.startswith("h2:\n  route-missing: the kernel of h2 does not have `10.0.1.0/26 via 127.0.0.2 dev eth0`")
     assert "    what to do: the agent adds it by itself" in text
-    assert text.endswith("\n1 problems found on 2 nodes\n")
+    assert text.endswith("\n1 problem found on 2 nodes\n")
     [finding] = cluster.document(capsys, "doctor")["findings"]
     assert (finding["kind"], finding["node"], finding["subject"]) == ("route-missing", "h2", "10.0.1.0/26")
 
