@@ -20,7 +20,7 @@ from tests.packaging.dockerfile import ImageBuilder, Instruction, Stage, parse
 from tests.packaging.pod import Host
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 _REPOSITORY: Final = Path(__file__).parents[2]
 _TOOLS: Final = _REPOSITORY / ".tools"
@@ -43,20 +43,32 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="session")
-def image() -> Iterator[Image]:
-    """Make the image once for the whole run; what follows from Debian alone is kept for the next."""
-    base, cache = _TOOLS / "bookworm", _TOOLS / "image"
-    assert base.is_dir(), f"no {base}; ./bootstrap test makes it"
-    cache.mkdir(exist_ok=True)
-    trees = Path(tempfile.mkdtemp(prefix="tt-image-"))
-    try:
-        with (_TOOLS / "image.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            builder = ImageBuilder(_REPOSITORY, base, cache, trees)
-            stage = builder.build(parse((_REPOSITORY / "Dockerfile").read_text()))
-        yield Image(stage, tuple(builder.followed))
-    finally:
-        shutil.rmtree(trees)
+def build() -> Callable[[Sequence[Instruction], str], contextlib.AbstractContextManager[Image]]:
+    """Return a context that has what instructions make; what follows from Debian alone is kept for the next run."""
+
+    @contextlib.contextmanager
+    def built(instructions: Sequence[Instruction], what: str) -> Iterator[Image]:
+        base, cache = _TOOLS / "bookworm", _TOOLS / "trees" / what
+        assert base.is_dir(), f"no {base}; ./bootstrap test makes it"
+        cache.mkdir(parents=True, exist_ok=True)
+        trees = Path(tempfile.mkdtemp(prefix=f"tt-{what}-"))
+        try:
+            with cache.with_suffix(".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                builder = ImageBuilder(_REPOSITORY, base, cache, trees)
+                stage = builder.build(instructions)
+            yield Image(stage, tuple(builder.followed))
+        finally:
+            shutil.rmtree(trees)
+
+    return built
+
+
+@pytest.fixture(scope="session")
+def image(build: Callable[..., contextlib.AbstractContextManager[Image]]) -> Iterator[Image]:
+    """Make the image, once for the whole run."""
+    with build(parse((_REPOSITORY / "Dockerfile").read_text()), "image") as made:
+        yield made
 
 
 @pytest.fixture

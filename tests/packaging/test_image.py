@@ -68,6 +68,6 @@ def test_its_programs_run(image: Image, tmp_path: Path) -> None:
     plugin = image.stage.tree / "opt/tortie/lib/tortie-cni"
     # Where there is nothing else at all.
     shutil.copy(plugin, tmp_path / "plugin")
-    command = ["chroot", tmp_path, "/plugin"]
+    command = ["chroot", str(tmp_path), "/plugin"]
     answer = subprocess.run(command, env={"CNI_COMMAND": "VERSION"}, input=b"{}", capture_output=True, check=True)
     assert b'"1.1.0"' in answer.stdout
