@@ -2,7 +2,6 @@
 
 IpamError
 ├── InvalidPool        a pool that breaks a rule: fix its definition
-├── PoolConflict       pools that overlap: change one of them
 ├── InvalidReservation a reservation that reserves nothing: name a range
 ├── InvalidSelector    a selector that cannot be evaluated: correct it
 ├── InvalidConfiguration   settings that contradict each other: change one of them
@@ -30,10 +29,6 @@ class IpamError(Exception):
 
 class InvalidPool(IpamError):
     """A pool's definition breaks a rule."""
-
-
-class PoolConflict(IpamError):
-    """A pool overlaps another one."""
 
 
 class InvalidReservation(IpamError):

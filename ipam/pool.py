@@ -6,15 +6,14 @@ import hashlib
 import ipaddress
 from dataclasses import dataclass
 from enum import Enum
-from itertools import combinations
 from typing import TYPE_CHECKING
 
 from ipam.address import shared_offsets
-from ipam.errors import InvalidBlock, InvalidPool, InvalidSelector, PoolConflict
+from ipam.errors import InvalidBlock, InvalidPool, InvalidSelector
 from ipam.selector import EVERY_NODE, check_selector
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from ipam.address import IPAddress, IPNetwork
 
@@ -143,13 +142,3 @@ def _gaps(whole: range, walls: Sequence[range]) -> Iterator[range]:
             yield range(start, min(wall.start, whole.stop))
         start = max(start, wall.stop)
     yield range(start, whole.stop)
-
-
-def check_overlaps(pools: Iterable[Pool]) -> None:
-    """Raise `PoolConflict` if any two of the pools share an address."""
-    for one, other in combinations(pools, 2):
-        if one.version == other.version and one.cidr.overlaps(other.cidr):
-            raise PoolConflict(
-                f"pool {one.name} ({one.cidr}) overlaps pool {other.name} ({other.cidr}): "
-                f"an address may lie in one pool only; change one of the two"
-            )

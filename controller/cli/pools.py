@@ -16,13 +16,13 @@ from controller.datamodel.blocks import decode_block, share_cidr
 from controller.datamodel.records import decode_pool, encode_pool
 from controller.errors import ConflictError, MalformedRecord, RefusedError, StoreUnavailable, TortieError
 from controller.ports import MAX_OPERATIONS, Check, Delete, Put
-from ipam.errors import PoolConflict
-from ipam.pool import check_overlaps
+from ipam.inventory import overlaps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from controller.ports import Entry, Operation, Store, Version
+    from ipam.address import IPNetwork
     from ipam.pool import Pool
 
 #: Blocks removed in one transaction, which also checks the pool.
@@ -35,17 +35,25 @@ def overlap_mistakes(pools: Sequence[Pool], entries: Mapping[str, Entry]) -> Ite
     `entries` holds the record of each pool in the store; where one cannot be read, nothing can be told.
     """
     written = {keys.pool(pool.name) for pool in pools}
-    others = {key: entry for key, entry in entries.items() if key.startswith(keys.POOLS) and key not in written}
-    present, malformed = decoded_each(others, decode_pool)
+    rest = {key: entry for key, entry in entries.items() if key.startswith(keys.POOLS) and key not in written}
+    present, malformed = decoded_each(rest, decode_pool)
     if malformed and pools:
         yield pools[0], f"whether the pools overlap cannot be told: {way_out(malformed[0])}"
         return
-    for index, pool in enumerate(pools):
-        try:
-            for other in (*present, *pools[:index]):
-                check_overlaps((other, pool))
-        except PoolConflict as error:
-            yield pool, f"spec.cidr: {error}"
+    place = {pool.name: number for number, pool in enumerate(pools)}
+    pools_by_cidr: dict[IPNetwork, list[Pool]] = {}
+    for pool in (*present, *pools):
+        pools_by_cidr.setdefault(pool.cidr, []).append(pool)
+    # The sweep is quick where comparing each of a thousand pools with each other one is not.
+    for pair in dict.fromkeys(overlaps(pool.cidr for pool in (*present, *pools))):
+        both = {pool.name: pool for cidr in pair for pool in pools_by_cidr[cidr]}
+        other, *_, pool = sorted(both.values(), key=lambda pool: place.get(pool.name, -1))
+        if pool.name in place:
+            text = (
+                f"spec.cidr: pool {other.name} ({other.cidr}) overlaps pool {pool.name} ({pool.cidr}): an address may "
+                f"lie in one pool only; change one of the two"
+            )
+            yield pool, text
 
 
 def leftover_mistake(pool: Pool, entries: Mapping[str, Entry]) -> str | None:

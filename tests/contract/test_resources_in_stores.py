@@ -29,7 +29,8 @@ from controller.store.consul import ConsulStore
 from controller.store.consul_access import ConsulAccess
 from controller.store.memory import MemoryStore
 from controller.store.sqlite import SqliteStore
-from ipam.pool import Pool, check_overlaps
+from ipam.inventory import overlaps
+from ipam.pool import Pool
 from ipam.reservation import Reservation
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ async def check_rules(store: Store) -> None:
     """Every record can be read; no pools overlap, no peer names a filter that is not there or has another's place."""
     found = await store.list(keys.CLUSTER)  # of one instant
     resources = [resource_in(key, entry.value) for key, entry in found.items() if key.startswith(PREFIXES)]
-    check_overlaps(each for each in resources if isinstance(each, Pool))
+    assert list(overlaps(each.cidr for each in resources if isinstance(each, Pool))) == []
     peers = [each for each in resources if isinstance(each, PeerDefinition)]
     assert {name for peer in peers for name in peer.filters} <= {
         each.name for each in resources if isinstance(each, Filter)
