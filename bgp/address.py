@@ -6,9 +6,11 @@ So those that are learned are made in half the time and hashed once; they equal 
 
 from __future__ import annotations
 
-import functools
 import ipaddress
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -19,6 +21,8 @@ class _IPv4Prefix(ipaddress.IPv4Network):
 
     __slots__ = ("known_hash",)
     known_hash: int
+    version = 4
+    max_prefixlen = 32
 
     def __hash__(self) -> int:
         try:
@@ -33,6 +37,8 @@ class _IPv6Prefix(ipaddress.IPv6Network):
 
     __slots__ = ("known_hash",)
     known_hash: int
+    version = 6
+    max_prefixlen = 128
 
     def __hash__(self) -> int:
         try:
@@ -42,25 +48,25 @@ class _IPv6Prefix(ipaddress.IPv6Network):
             return self.known_hash
 
 
-def ipv4_prefix(number: int, length: int) -> ipaddress.IPv4Network:
-    """Return the prefix of that length at that address; none but the first `length` bits may be set."""
-    made = _IPv4Prefix.__new__(_IPv4Prefix)
-    address = ipaddress.IPv4Address.__new__(ipaddress.IPv4Address)
-    # What the constructors do besides checking what is known already.
-    address._ip = number  # type: ignore[attr-defined]  # noqa: SLF001 - see above
-    made.network_address = address
-    made.netmask, mask_number = _ipv4_mask(length)
-    made._prefixlen = length  # type: ignore[attr-defined]  # noqa: SLF001 - see above
-    made.known_hash = number ^ mask_number  # a number of so few bits is its own hash
-    return made
+def ipv4_prefixes(numbers: Iterable[int], length: int) -> list[IPNetwork]:
+    """Return the prefixes of that length at these addresses; none but the first `length` bits may be set."""
+    mask_number = (1 << 32) - (1 << (32 - length))
+    mask = ipaddress.IPv4Address(mask_number)
+    new, prefix_class, address_class = object.__new__, _IPv4Prefix, ipaddress.IPv4Address
+    prefixes: list[IPNetwork] = []
+    for number in numbers:
+        # What the constructors do besides checking what is known already.
+        address = new(address_class)
+        address._ip = number  # type: ignore[attr-defined]  # noqa: SLF001 - see above
+        made = new(prefix_class)
+        made.network_address = address
+        made.netmask = mask
+        made._prefixlen = length  # type: ignore[attr-defined]  # noqa: SLF001 - see above
+        made.known_hash = number ^ mask_number  # a number of so few bits is its own hash
+        prefixes.append(made)
+    return prefixes
 
 
-def ipv6_prefix(number: int, length: int) -> ipaddress.IPv6Network:
-    """Return the prefix of that length at that address; none but the first `length` bits may be set."""
-    return _IPv6Prefix((number, length))
-
-
-@functools.cache
-def _ipv4_mask(length: int) -> tuple[ipaddress.IPv4Address, int]:
-    number = (1 << 32) - (1 << (32 - length))
-    return ipaddress.IPv4Address(number), number
+def ipv6_prefixes(numbers: Iterable[int], length: int) -> list[IPNetwork]:
+    """Return the prefixes of that length at these addresses; none but the first `length` bits may be set."""
+    return [_IPv6Prefix((number, length)) for number in numbers]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from bgp.address import ipv4_prefix, ipv6_prefix
+from bgp.address import ipv4_prefixes, ipv6_prefixes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,11 +43,29 @@ def split(version: int, data: bytes) -> list[bytes]:
 
 def prefixes(version: int, data: bytes) -> list[IPNetwork]:
     """Return the prefixes of a row in their order; raises `MalformedPrefixes`."""
-    width = _WIDTH[version]
-    make = ipv4_prefix if version == 4 else ipv6_prefix  # noqa: PLR2004 - the version of IP
+    make = ipv4_prefixes if version == 4 else ipv6_prefixes  # noqa: PLR2004 - the version of IP
     return [
-        make(int.from_bytes(part[1:], "big") << width - 8 * (len(part) - 1), part[0]) for part in split(version, data)
+        prefix
+        for length, part in _of_one_length(version, data)
+        for prefix in make(_numbers(version, length, part), length)
     ]
+
+
+def _of_one_length(version: int, data: bytes) -> Iterable[tuple[int, bytes]]:
+    """Return the row as rows of prefixes of one length each: itself, if it is one, as most are."""
+    if data:
+        step = 1 + (data[0] + 7 >> 3)
+        if data[0] <= _WIDTH[version] and data[::step] == data[:1] * (len(data) // step) and not len(data) % step:
+            return [(data[0], data)]
+    return [(part[0], part) for part in split(version, data)]
+
+
+def _numbers(version: int, length: int, data: bytes) -> list[int]:
+    """Return the addresses of a row of prefixes of one length."""
+    step = 1 + (length + 7 >> 3)
+    mask = -1 << 8 * (step - 1) - length
+    shift = _WIDTH[version] - 8 * (step - 1)
+    return [(int.from_bytes(data[at + 1 : at + step], "big") & mask) << shift for at in range(0, len(data), step)]
 
 
 def row(members: Iterable[IPNetwork]) -> bytes:

@@ -106,48 +106,69 @@ def policy_context(
     )
 
 
-def accept(route: LearnedRoute, context: PolicyContext) -> Rejection | None:  # noqa: PLR0911 - one rule, one return
+class Judge:
+    """Judges routes one after the other; what one shares with the one before, as most do, is not judged again."""
+
+    def __init__(self, context: PolicyContext) -> None:
+        self._context = context
+        self._shared: tuple[IPAddress, IPAddress, tuple[int, ...]] | None = None
+        self._rules: tuple[Rule, ...] | None = None
+        self._loops = False
+        self._version = 0
+        self._hop_rejection: Rejection | None = None
+
+    def rejection(self, route: LearnedRoute) -> Rejection | None:  # noqa: PLR0911 - one rule, one return
+        """Return what `accept` does."""
+        context, (prefix, next_hop, peer, as_path) = self._context, route[:4]
+        shared = self._shared
+        if shared is None or shared[0] is not next_hop or shared[1] is not peer or shared[2] is not as_path:
+            self._look_at(next_hop, peer, as_path)
+        # What is empty is not looked into: most hosts have no rules.
+        action = verdict(self._rules, prefix, route.communities) if self._rules else None
+        if action is Action.REJECT:
+            return Rejection.FILTERED
+        version, address, length = prefix.version, int(prefix.network_address), prefix.prefixlen
+        if action is None:
+            if length == 0:
+                return Rejection.DEFAULT_ROUTE
+            if not context.pools.covers_bits(version, address, length):
+                return Rejection.OUTSIDE_POOLS
+        if self._loops:
+            return Rejection.AS_LOOP
+        if prefix in context.own_prefixes:
+            return Rejection.OWN_PREFIX
+        is_single = length == prefix.max_prefixlen
+        if not is_single and context.own_blocks.covers_bits(version, address, length):
+            return Rejection.INSIDE_OWN_BLOCK
+        subnets = context.subnets_in_pools if action is None else context.subnets
+        if subnets and length and any(subnet.version == version and subnet.overlaps(prefix) for subnet in subnets):
+            return Rejection.HOST_SUBNET
+        if action is None and not is_single and context.cuts_block(version, address, length):
+            return Rejection.PART_OF_BLOCK
+        return self._hop_rejection if version == self._version else Rejection.NEXT_HOP_VERSION
+
+    def _look_at(self, next_hop: IPAddress, peer: IPAddress, as_path: tuple[int, ...]) -> None:
+        """Judge what is not the prefix's: the next hop must be another node's or the peer's own."""
+        context = self._context
+        self._shared = next_hop, peer, as_path
+        self._rules = context.rules_by_peer.get(peer)
+        self._loops = context.local_as in as_path or context.local_as_by_peer.get(peer) in as_path
+        self._version = next_hop.version
+        self._hop_rejection = None
+        if next_hop in context.own_addresses:
+            self._hop_rejection = Rejection.OWN_NEXT_HOP
+        elif next_hop != peer and next_hop not in context.next_hops:
+            self._hop_rejection = Rejection.UNKNOWN_NEXT_HOP
+
+
+def accept(route: LearnedRoute, context: PolicyContext) -> Rejection | None:
     """Return None if the route may be used, otherwise the first rule it breaks.
 
     An import rule that accepts a route lets it lie outside the pools, be a part of a block, and be a default route;
     nothing else. A single address inside an own block is accepted: another node borrowed it, and its more specific
     route must win over the block's blackhole. A larger part of a block is not, whoever owns it: blocks are announced
     whole and borrowed addresses one by one, so it could only draw in what is another's. An address a local workload
-    holds is never accepted from outside, nor is anything that would draw in the host's own subnets.
+    holds is never accepted from outside, nor is anything that would draw in the host's own subnets. The next hop must
+    be of the prefix's IP version, and another node's or the peer's own.
     """
-    prefix, next_hop, peer, as_path = route[:4]
-    # What is empty is not looked into here and below: hashing an address takes long, and most hosts have no rules.
-    rules = context.rules_by_peer.get(peer) if context.rules_by_peer else None
-    action = verdict(rules, prefix, route.communities) if rules else None
-    if action is Action.REJECT:
-        return Rejection.FILTERED
-    version, address, length = prefix.version, int(prefix.network_address), prefix.prefixlen
-    if action is None:
-        if length == 0:
-            return Rejection.DEFAULT_ROUTE
-        if not context.pools.covers_bits(version, address, length):
-            return Rejection.OUTSIDE_POOLS
-    if as_path and (context.local_as in as_path or context.local_as_by_peer.get(peer) in as_path):
-        return Rejection.AS_LOOP
-    if prefix in context.own_prefixes:
-        return Rejection.OWN_PREFIX
-    is_single = length == prefix.max_prefixlen
-    if not is_single and context.own_blocks.covers_bits(version, address, length):
-        return Rejection.INSIDE_OWN_BLOCK
-    subnets = context.subnets_in_pools if action is None else context.subnets
-    if subnets and length and any(subnet.version == version and subnet.overlaps(prefix) for subnet in subnets):
-        return Rejection.HOST_SUBNET
-    if action is None and not is_single and context.cuts_block(version, address, length):
-        return Rejection.PART_OF_BLOCK
-    return _check_next_hop(next_hop, peer, version, context)
-
-
-def _check_next_hop(next_hop: IPAddress, peer: IPAddress, version: int, context: PolicyContext) -> Rejection | None:
-    """Return the rule the next hop breaks: it must be of the prefix's IP version, another node's, or the peer's own."""
-    if next_hop.version != version:
-        return Rejection.NEXT_HOP_VERSION
-    if next_hop in context.own_addresses:
-        return Rejection.OWN_NEXT_HOP
-    if next_hop != peer and next_hop not in context.next_hops:
-        return Rejection.UNKNOWN_NEXT_HOP
-    return None
+    return Judge(context).rejection(route)

@@ -46,4 +46,4 @@ def routes_alike(prefixes: Iterable[IPNetwork], shared: tuple[object, ...]) -> l
     """Return a route for each prefix; `shared` are the other fields, all of them, in their order."""
     # What the constructor does, without looking for names and defaults.
     make = tuple.__new__
-    return [make(LearnedRoute, (prefix, *shared)) for prefix in prefixes]
+    return [make(LearnedRoute, (prefix,) + shared) for prefix in prefixes]  # noqa: RUF005 - half the time

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from bgp.decision import best
-from bgp.policy import Rejection, accept, policy_context
+from bgp.policy import Judge, Rejection, policy_context
 from controller.reconcile.desired import device_of, learned_routes
 
 if TYPE_CHECKING:
@@ -115,18 +115,19 @@ class Selection:
         )
         external = frozenset(peer.address for peer in grounds.peers if peer.peer_as != peer.local_as)
         reachable = functools.cache(lambda next_hop: device_of(next_hop, grounds.interfaces) is not None)
+        judge = Judge(context).rejection
         accepted: dict[IPNetwork, tuple[LearnedRoute, ...]] = {}
         for prefix, routes in learned.items():
             good = []
             for route in routes:
                 overfull = grounds.overfull and route.peer in grounds.overfull
-                reason = Rejection.TOO_MANY_PREFIXES if overfull else accept(route, context)
+                reason = Rejection.TOO_MANY_PREFIXES if overfull else judge(route)
                 if reason is None:
                     good.append(route)
                 else:
                     self._refused.setdefault(prefix, []).append((route.peer, reason))
-            if len(good) == 1:  # as for nearly every prefix
-                accepted[prefix] = (good[0],)
+            if len(good) == len(routes) == 1:  # as for nearly every prefix
+                accepted[prefix] = routes
             elif good:
                 accepted[prefix] = best(good, external=external, reachable=reachable)
         return accepted

@@ -12,7 +12,7 @@ import errno
 import os
 import socket
 import struct
-from itertools import islice
+from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from controller.errors import KernelRefused, KernelUnavailable
@@ -123,8 +123,10 @@ class NetlinkSocket:
         """Close the socket; it may not be used afterwards."""
         self._socket.close()
 
-    def exchange(self, requests: Iterable[Request]) -> list[Refusal]:
+    def exchange(self, requests: Iterable[tuple[int, int, bytes]]) -> list[Refusal]:
         """Send every request, in order, and return those the kernel refused; the others are done.
+
+        A plain tuple of a request's fields does as well: who sends ten thousand saves the time to make them.
 
         A refused request does not stop those after it. Raises `KernelUnavailable` when an answer is lost: any of the
         requests may then have been carried out or not.
@@ -186,25 +188,26 @@ class NetlinkSocket:
                     return None
                 raise KernelRefused(f"request of type {kind}", number, os.strerror(number))
 
-    def _packed(self, requests: Iterator[Request]) -> bytearray:
+    def _packed(self, requests: Iterator[tuple[int, int, bytes]]) -> bytearray:
         """Return the next batch, which is empty when there are no more requests."""
-        batch = bytearray()
-        last = 0
-        sequence = self._sequence
-        pack = HEADER.pack
-        for kind, flags, body in islice(requests, _BATCH_REQUESTS):
-            last = len(batch)
-            sequence += 1
-            batch += pack(16 + len(body), kind, flags | NLM_F_REQUEST, sequence, 0)
-            batch += body
-            if len(batch) > _BATCH_BYTES:
+        size, chosen = 0, []
+        for request in islice(requests, _BATCH_REQUESTS):
+            chosen.append(request)
+            size += HEADER.size + len(request[2])
+            if size > _BATCH_BYTES:
                 break
-        self._sequence = sequence
-        if batch:
-            # Every body is a multiple of four bytes long, so messages are aligned as they stand. The last one asks for
-            # an acknowledgement: it ends the batch.
-            length, kind, flags, _, _ = HEADER.unpack_from(batch, last)
-            HEADER.pack_into(batch, last, length, kind, flags | NLM_F_ACK, sequence, 0)
+        if not chosen:
+            return bytearray()
+        kinds, flags, bodies = zip(*chosen, strict=True)
+        lengths = [HEADER.size + len(body) for body in bodies]
+        sequences = range(self._sequence + 1, self._sequence + 1 + len(chosen))
+        self._sequence += len(chosen)
+        heads = map(HEADER.pack, lengths, kinds, [each | NLM_F_REQUEST for each in flags], sequences, repeat(0))
+        batch = bytearray().join(chain.from_iterable(zip(heads, bodies, strict=True)))
+        # Every body is a multiple of four bytes long, so messages are aligned as they stand. The last one asks for an
+        # acknowledgement: it ends the batch.
+        last_flags = flags[-1] | NLM_F_REQUEST | NLM_F_ACK
+        HEADER.pack_into(batch, size - lengths[-1], lengths[-1], kinds[-1], last_flags, self._sequence, 0)
         return batch
 
     def _answers(self, batch: bytearray, last_sequence: int) -> Iterator[tuple[int, int, str]]:

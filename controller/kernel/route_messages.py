@@ -70,16 +70,18 @@ def additions(routes: Iterable[KernelRoute]) -> list[bytes]:
     """Return the body of RTM_NEWROUTE for each route, with its attributes in the order in which a dump shows them."""
     # Many routes lead through few next hops; those live as long as this call, so their identity is theirs alone.
     ends_by_hop: dict[tuple[int, int, int], tuple[bytes, bytes]] = {}
+    hops_before: tuple[NextHop, ...] = ()
+    version = length = 0
     bodies = []
     for route in routes:
         prefix, _, hops = route
-        if len(hops) == 1:
-            key = (prefix.version, prefix.prefixlen, id(hops[0]))
-            ends = ends_by_hop.get(key)
-            if ends is None:
-                ends = ends_by_hop[key] = _ends(route)
-        else:
-            ends = _ends(route)
+        if len(hops) != 1:
+            ends, hops_before = _ends(route), ()
+        elif hops is not hops_before or prefix.prefixlen != length or prefix.version != version:
+            hops_before, version, length = hops, prefix.version, prefix.prefixlen
+            key = (version, length, id(hops[0]))
+            found = ends_by_hop.get(key)
+            ends = ends_by_hop[key] = _ends(route) if found is None else found
         bodies.append(prefix.network_address.packed.join(ends))
     return bodies
 
@@ -109,15 +111,18 @@ def _only(version: int, hop: NextHop) -> bytes:
     return link if hop.gateway is None else _gateway(version, hop.gateway) + link
 
 
-def likely_dump(route: KernelRoute, added: bytes) -> bytes:
-    """Return the body by which a dump most likely shows this route, of which `added` is the addition.
+def likely_dumps(routes: Iterable[KernelRoute], added: Iterable[bytes]) -> list[bytes]:
+    """Return the bodies by which a dump most likely shows these routes, whose additions are `added`.
 
     A kernel that shows another body is understood as well, only more slowly (net/ipv4/fib_semantics.c, fib_dump_info;
     net/ipv6/route.c, rt6_fill_node).
     """
-    if route.prefix.version == 4:  # noqa: PLR2004  the version of IP
-        return added
-    return added + (_LOOPBACK if route.kind is RouteKind.BLACKHOLE else b"") + _IPV6_TAIL
+    return [
+        body
+        if route.prefix.version == 4  # noqa: PLR2004  the version of IP
+        else body + (_LOOPBACK if route.kind is RouteKind.BLACKHOLE else b"") + _IPV6_TAIL
+        for route, body in zip(routes, added, strict=True)
+    ]
 
 
 def removal(prefix: IPNetwork) -> bytes:

@@ -20,7 +20,7 @@ from controller.kernel.route_messages import (
     RTM_NEWROUTE,
     additions,
     dump_request,
-    likely_dump,
+    likely_dumps,
     links_of,
     parsed,
     removal,
@@ -146,16 +146,14 @@ class KernelFib:
 
     def _write(self, routes: tuple[KernelRoute, ...], replaceable: Container[IPNetwork]) -> list[RouteFailure]:
         bodies = additions(routes)
-        refusals = self._writer.exchange(
-            Request(RTM_NEWROUTE, _CREATE_OR_REPLACE if route.prefix in replaceable else _CREATE_ONLY, body)
-            for route, body in zip(routes, bodies, strict=True)
-        )
+        flags = [_CREATE_OR_REPLACE if route.prefix in replaceable else _CREATE_ONLY for route in routes]
+        refusals = self._writer.exchange(zip(itertools.repeat(RTM_NEWROUTE), flags, bodies))
         self._note(routes, bodies)
         return [_failure(routes[position].prefix, number, text) for position, number, text in refusals]
 
     def _note(self, routes: tuple[KernelRoute, ...], added: list[bytes]) -> None:
         # Where a dump shows just these bytes, it gives back the caller's own object.
-        self._route_by_body.update(zip(map(likely_dump, routes, added), routes, strict=True))
+        self._route_by_body.update(zip(likely_dumps(routes, added), routes, strict=True))
 
     def _remove(self, routes: tuple[KernelRoute, ...]) -> list[RouteFailure]:
         refusals = self._writer.exchange(Request(RTM_DELROUTE, 0, removal(route.prefix)) for route in routes)

@@ -72,9 +72,10 @@ def learned_routes(
     unresolved: list[Unresolved] = []
     gateway_before: IPAddress | None = None
     hops_before: tuple[NextHop, ...] = ()
+    unicast = RouteKind.UNICAST
     for prefix, paths in best_of.items():
         if len(paths) == 1 and paths[0].next_hop is gateway_before:  # as for nearly every prefix: they came together
-            routes[prefix] = KernelRoute(prefix, RouteKind.UNICAST, hops_before)
+            routes[prefix] = tuple.__new__(KernelRoute, (prefix, unicast, hops_before))  # as the constructor does
             continue
         hops: tuple[NextHop, ...] = ()
         for gateway in [paths[0].next_hop] if len(paths) == 1 else dict.fromkeys(path.next_hop for path in paths):
@@ -89,7 +90,7 @@ def learned_routes(
             hops = tuple(sorted(hops, key=lambda hop: (int(hop.gateway or 0), hop.link_index)))
         gateway_before, hops_before = (paths[0].next_hop, hops) if len(paths) == 1 and hops else (None, ())
         if hops:
-            routes[prefix] = KernelRoute(prefix, RouteKind.UNICAST, hops)
+            routes[prefix] = KernelRoute(prefix, unicast, hops)
     return routes, tuple(unresolved)
 
 

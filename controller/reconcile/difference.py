@@ -35,7 +35,12 @@ class DesiredRoutes:
 
 def to_write(desired: Iterable[KernelRoute], actual: Mapping[IPNetwork, KernelRoute]) -> list[KernelRoute]:
     """Return those desired routes that are not there, or not as they should be."""
-    return [route for route in desired if not is_same(route, actual.get(route.prefix))]
+    return [
+        route
+        for route in desired
+        # Identity first: what a resync finds unchanged are mostly the very same objects.
+        if (there := actual.get(route.prefix)) is not route and (there is None or not is_same(route, there))
+    ]
 
 
 def to_remove(
@@ -54,8 +59,7 @@ def to_remove(
 
 def is_same(desired: KernelRoute, actual: KernelRoute | None) -> bool:
     """Whether two routes lead the same way; the order of next hops means nothing to the kernel."""
-    # Identity first: what a resync finds unchanged are mostly the very same objects, and comparing addresses is slow.
-    if desired is actual or desired == actual:
+    if desired == actual:
         return True
     return (
         actual is not None

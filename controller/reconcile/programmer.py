@@ -42,7 +42,7 @@ _FIRST_RETRY_SECONDS: Final = 1.0
 _LAST_RETRY_SECONDS: Final = 60.0
 #: The loop rests as long as it worked, within these bounds: hints that come in a flood cost half of one CPU at most.
 #: Newly desired routes do not wait for that: who decides on them rests too.
-_SHORTEST_REST_SECONDS: Final = 0.005
+_SHORTEST_REST_SECONDS: Final = 0.001
 _LONGEST_REST_SECONDS: Final = 2.0
 
 

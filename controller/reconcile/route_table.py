@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-#: Some tenths of a millisecond of work each.
-_READ_AT_ONCE: Final = 512
+#: Half a millisecond of work each, or one.
+_READ_AT_ONCE: Final = 2048
 _WRITTEN_AT_ONCE: Final = 256
 _PAUSE_SECONDS: Final = 0.00005
 
@@ -132,12 +132,14 @@ class RouteTable:
         upserts: list[KernelRoute] = []
         for portion in _portions(desired.routes.values()):
             upserts += to_write(portion, actual)
+        failures = self._write_all(upserts, before)
+        # Added before removed, for a route may stand in for one that goes.
         removals: list[KernelRoute] = []
-        absent_count = sum(route.prefix not in actual for route in upserts)
-        if len(actual) + absent_count > len(desired.routes):  # else everything there is desired
+        actual = self._actual or {}
+        if len(actual) + len(failures) > len(desired.routes):  # else everything there is desired
             for portion in _portions(list(actual.values())):
                 removals += to_remove(portion, desired, dropped)
-        failures = self._apply(upserts, removals, before)
+        failures += self._remove_all(removals)
         with self._lock:
             dropped -= self._added
             self._wanted -= dropped  # not before: what could not be removed for want of an answer stays dropped
@@ -171,7 +173,7 @@ class RouteTable:
             there = [route for route in told.values() if route is not None]
         upserts = to_write(wanted.values(), actual)
         removals = to_remove(there, DesiredRoutes(wanted, desired.sweep), self._wanted)
-        failures = self._apply(upserts, removals, before)
+        failures = self._write_all(upserts, before) + self._remove_all(removals)
         with self._lock:
             self._report(told.keys() - self._added, failures)
 
@@ -227,17 +229,17 @@ class RouteTable:
             )
         self.foreign = found
 
-    def _apply(
-        self,
-        upserts: Iterable[KernelRoute],
-        removals: Iterable[KernelRoute],
-        before: Mapping[IPNetwork, KernelRoute],
-    ) -> list[RouteFailure]:
-        """Write what was not added meanwhile; added before removed, for a route may stand in for one that goes."""
+    def _write_all(self, upserts: Iterable[KernelRoute], before: Mapping[IPNetwork, KernelRoute]) -> list[RouteFailure]:
+        """Write what was not added meanwhile, a portion at a time."""
         failures: list[RouteFailure] = []
         for portion in _portions(upserts, _WRITTEN_AT_ONCE):
             with self._lock:
                 failures += self._write(self._not_added(portion), before)
+        return failures
+
+    def _remove_all(self, removals: Iterable[KernelRoute]) -> list[RouteFailure]:
+        """Remove what was not added meanwhile, a portion at a time."""
+        failures: list[RouteFailure] = []
         for portion in _portions(removals, _WRITTEN_AT_ONCE):
             with self._lock:
                 failures += self._remove(self._not_added(portion))

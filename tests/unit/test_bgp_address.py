@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgp import nlri
-from bgp.address import IPNetwork, ipv4_prefix, ipv6_prefix
+from bgp.address import IPNetwork, ipv4_prefixes, ipv6_prefixes
 
 NETWORKS: dict[int, st.SearchStrategy[IPNetwork]] = {
     4: st.builds(
@@ -28,12 +28,13 @@ NETWORKS: dict[int, st.SearchStrategy[IPNetwork]] = {
 @given(NETWORKS[4] | NETWORKS[6])
 def test_a_prefix_is_the_one_the_standard_library_makes(network: IPNetwork) -> None:
     """It equals it, hashes, prints and sorts like it, and so do the networks inside and around it."""
-    make = ipv4_prefix if network.version == 4 else ipv6_prefix
-    made: IPNetwork = make(int(network.network_address), network.prefixlen)
-    assert made == network
+    make = ipv4_prefixes if network.version == 4 else ipv6_prefixes
+    made, again = make([int(network.network_address)] * 2, network.prefixlen)
+    assert made == again == network
     assert network == made
     assert hash(made) == hash(network)
     assert {network: True}[made]
+    assert (made.version, made.max_prefixlen) == (network.version, network.max_prefixlen)
     assert (str(made), made.num_addresses, made.hostmask) == (str(network), network.num_addresses, network.hostmask)
     assert made.broadcast_address == network.broadcast_address
     assert made.overlaps(network)
