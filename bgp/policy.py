@@ -11,13 +11,14 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from bgp.filter import Action, verdict
-from bgp.prefixes import PrefixSet
+from bgp.prefixes import PrefixSet, is_inside
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from bgp.address import IPAddress, IPNetwork
     from bgp.filter import Rule
+    from bgp.prefixes import Heads
     from bgp.route import LearnedRoute
 
 
@@ -56,13 +57,14 @@ class PolicyContext:
     #: The pools of each block length.
     pools_by_block_length: tuple[tuple[int, PrefixSet], ...] = ()
 
-    def cuts_block(self, version: int, address: int, length: int) -> bool:
-        """Say whether a prefix is a part of a block, by the block length of its pool."""
-        # A plain loop, as in `PrefixSet.covers_bits`.
-        for block_length, pools in self.pools_by_block_length:
-            if block_length < length and pools.covers_bits(version, address, length):
-                return True
-        return False
+    def blocks_cut(self, version: int, length: int) -> Heads:
+        """Return the pools in which a prefix of that length is a part of a block, by the block length of the pool."""
+        return tuple(
+            head
+            for block_length, pools in self.pools_by_block_length
+            if block_length < length
+            for head in pools.around(version, length)
+        )
 
 
 def policy_context(
@@ -106,63 +108,8 @@ def policy_context(
     )
 
 
-class Judge:
-    """Judges routes one after the other; what one shares with the one before, as most do, is not judged again."""
-
-    def __init__(self, context: PolicyContext) -> None:
-        self._context = context
-        self._shared: tuple[IPAddress, IPAddress, tuple[int, ...]] | None = None
-        self._rules: tuple[Rule, ...] | None = None
-        self._loops = False
-        self._version = 0
-        self._hop_rejection: Rejection | None = None
-
-    def rejection(self, route: LearnedRoute) -> Rejection | None:  # noqa: PLR0911 - one rule, one return
-        """Return what `accept` does."""
-        context, (prefix, next_hop, peer, as_path) = self._context, route[:4]
-        shared = self._shared
-        if shared is None or shared[0] is not next_hop or shared[1] is not peer or shared[2] is not as_path:
-            self._look_at(next_hop, peer, as_path)
-        # What is empty is not looked into: most hosts have no rules.
-        action = verdict(self._rules, prefix, route.communities) if self._rules else None
-        if action is Action.REJECT:
-            return Rejection.FILTERED
-        version, address, length = prefix.version, int(prefix.network_address), prefix.prefixlen
-        if action is None:
-            if length == 0:
-                return Rejection.DEFAULT_ROUTE
-            if not context.pools.covers_bits(version, address, length):
-                return Rejection.OUTSIDE_POOLS
-        if self._loops:
-            return Rejection.AS_LOOP
-        if prefix in context.own_prefixes:
-            return Rejection.OWN_PREFIX
-        is_single = length == prefix.max_prefixlen
-        if not is_single and context.own_blocks.covers_bits(version, address, length):
-            return Rejection.INSIDE_OWN_BLOCK
-        subnets = context.subnets_in_pools if action is None else context.subnets
-        if subnets and length and any(subnet.version == version and subnet.overlaps(prefix) for subnet in subnets):
-            return Rejection.HOST_SUBNET
-        if action is None and not is_single and context.cuts_block(version, address, length):
-            return Rejection.PART_OF_BLOCK
-        return self._hop_rejection if version == self._version else Rejection.NEXT_HOP_VERSION
-
-    def _look_at(self, next_hop: IPAddress, peer: IPAddress, as_path: tuple[int, ...]) -> None:
-        """Judge what is not the prefix's: the next hop must be another node's or the peer's own."""
-        context = self._context
-        self._shared = next_hop, peer, as_path
-        self._rules = context.rules_by_peer.get(peer)
-        self._loops = context.local_as in as_path or context.local_as_by_peer.get(peer) in as_path
-        self._version = next_hop.version
-        self._hop_rejection = None
-        if next_hop in context.own_addresses:
-            self._hop_rejection = Rejection.OWN_NEXT_HOP
-        elif next_hop != peer and next_hop not in context.next_hops:
-            self._hop_rejection = Rejection.UNKNOWN_NEXT_HOP
-
-
-def accept(route: LearnedRoute, context: PolicyContext) -> Rejection | None:
-    """Return None if the route may be used, otherwise the first rule it breaks.
+def rejections(routes: Iterable[LearnedRoute], context: PolicyContext) -> Iterator[Rejection | None]:  # noqa: PLR0912 - one rule, one branch
+    """Yield None for each route that may be used, otherwise the first rule it breaks.
 
     An import rule that accepts a route lets it lie outside the pools, be a part of a block, and be a default route;
     nothing else. A single address inside an own block is accepted: another node borrowed it, and its more specific
@@ -171,4 +118,51 @@ def accept(route: LearnedRoute, context: PolicyContext) -> Rejection | None:
     holds is never accepted from outside, nor is anything that would draw in the host's own subnets. The next hop must
     be of the prefix's IP version, and another node's or the peer's own.
     """
-    return Judge(context).rejection(route)
+    # What a route shares with the one before, as most do, is judged once: routes that came together share objects.
+    hop_before = peer_before = path_before = None
+    version_before = length_before = -1
+    own_prefixes, subnets_in_pools = context.own_prefixes, context.subnets_in_pools
+    for prefix, next_hop, peer, as_path, _, _, _, communities, _, _ in routes:
+        if next_hop is not hop_before or peer is not peer_before or as_path is not path_before:
+            hop_before, peer_before, path_before = next_hop, peer, as_path
+            rules = context.rules_by_peer.get(peer)
+            loops = context.local_as in as_path or context.local_as_by_peer.get(peer) in as_path
+            hop_rejection = _check_next_hop(next_hop, peer, context)
+        version, length = prefix.version, prefix.prefixlen
+        if version != version_before or length != length_before:
+            version_before, length_before = version, length
+            pools, own_blocks = context.pools.around(version, length), context.own_blocks.around(version, length)
+            cut_blocks = context.blocks_cut(version, length)
+            is_single = length == prefix.max_prefixlen
+        address = int(prefix.network_address)
+        action = verdict(rules, prefix, communities) if rules else None
+        subnets = subnets_in_pools if action is None else context.subnets
+        if action is Action.REJECT:
+            yield Rejection.FILTERED
+        elif action is None and length == 0:
+            yield Rejection.DEFAULT_ROUTE
+        elif action is None and not is_inside(address, pools):
+            yield Rejection.OUTSIDE_POOLS
+        elif loops:
+            yield Rejection.AS_LOOP
+        elif prefix in own_prefixes:
+            yield Rejection.OWN_PREFIX
+        elif own_blocks and not is_single and is_inside(address, own_blocks):
+            yield Rejection.INSIDE_OWN_BLOCK
+        elif subnets and length and any(subnet.version == version and subnet.overlaps(prefix) for subnet in subnets):
+            yield Rejection.HOST_SUBNET
+        elif cut_blocks and action is None and not is_single and is_inside(address, cut_blocks):
+            yield Rejection.PART_OF_BLOCK
+        elif next_hop.version != version:
+            yield Rejection.NEXT_HOP_VERSION
+        else:
+            yield hop_rejection
+
+
+def _check_next_hop(next_hop: IPAddress, peer: IPAddress, context: PolicyContext) -> Rejection | None:
+    """Return the rule the next hop breaks, whatever the prefix: it must be another node's, or the peer's own."""
+    if next_hop in context.own_addresses:
+        return Rejection.OWN_NEXT_HOP
+    if next_hop != peer and next_hop not in context.next_hops:
+        return Rejection.UNKNOWN_NEXT_HOP
+    return None

@@ -87,9 +87,10 @@ class _PeerRib:
 
     def learn(self, routes: Iterable[LearnedRoute]) -> None:
         """Take in routes the peer announced."""
-        for route in routes:
-            self.routes[route.prefix] = route
-            self.stale.discard(route.prefix)
+        learned = {route.prefix: route for route in routes}
+        self.routes.update(learned)
+        if self.stale:
+            self.stale.difference_update(learned)
 
 
 class AdjRibIn:

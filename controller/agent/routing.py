@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: A decision is followed by a rest as long as it took, within these bounds, for nothing else runs meanwhile: updates
+#: A decision is followed by a rest as long as it worked, within these bounds, for nothing else runs meanwhile: updates
 #: and workloads that come in a flood cost half of one CPU at most, and are decided on together.
 _SHORTEST_REST_SECONDS = 0.001
 _LONGEST_REST_SECONDS = 1.0
@@ -144,9 +144,9 @@ class Routing:
         while True:
             await self._until_due()
             self._dirty.clear()
-            started = time.monotonic()
+            started = time.thread_time()
             await self.iterate()
-            worked_seconds = time.monotonic() - started
+            worked_seconds = time.thread_time() - started
             await asyncio.sleep(min(max(worked_seconds, _SHORTEST_REST_SECONDS), _LONGEST_REST_SECONDS))
 
     async def iterate(self) -> None:

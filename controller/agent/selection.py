@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeAlias
 
 from bgp.decision import best
-from bgp.policy import Judge, Rejection, policy_context
+from bgp.policy import Rejection, policy_context, rejections
 from controller.reconcile.desired import device_of, learned_routes
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Selection:
         for each in unresolved:
             self._unresolved.setdefault(each.prefix, []).append(each)
 
-    def _accepted(self, grounds: Grounds, learned: Learned) -> dict[IPNetwork, tuple[LearnedRoute, ...]]:
+    def _accepted(self, grounds: Grounds, learned: Learned) -> Learned:
         """Return the best of the accepted routes for each prefix, and note those refused."""
         context = policy_context(
             local_as=grounds.as_number,
@@ -115,19 +116,23 @@ class Selection:
         )
         external = frozenset(peer.address for peer in grounds.peers if peer.peer_as != peer.local_as)
         reachable = functools.cache(lambda next_hop: device_of(next_hop, grounds.interfaces) is not None)
-        judge = Judge(context).rejection
+        every = list(chain.from_iterable(learned.values()))
+        reasons = list(rejections(every, context))
+        if grounds.overfull:
+            for position, route in enumerate(every):
+                if route.peer in grounds.overfull:
+                    reasons[position] = Rejection.TOO_MANY_PREFIXES
+        if len(every) == len(learned) and not any(reasons):  # nothing to choose from, as nearly always
+            return learned
         accepted: dict[IPNetwork, tuple[LearnedRoute, ...]] = {}
+        judged = zip(every, reasons, strict=True)
         for prefix, routes in learned.items():
             good = []
-            for route in routes:
-                overfull = grounds.overfull and route.peer in grounds.overfull
-                reason = Rejection.TOO_MANY_PREFIXES if overfull else judge(route)
+            for route, reason in islice(judged, len(routes)):
                 if reason is None:
                     good.append(route)
                 else:
                     self._refused.setdefault(prefix, []).append((route.peer, reason))
-            if len(good) == len(routes) == 1:  # as for nearly every prefix
-                accepted[prefix] = routes
-            elif good:
+            if good:
                 accepted[prefix] = best(good, external=external, reachable=reachable)
         return accepted

@@ -121,6 +121,7 @@ class SidecarSpeaker:
                         raise SpeakerUnavailable(reason)
                 elif message is not None and not isinstance(message, Heartbeat | Desired):
                     yield message
+                    await asyncio.sleep(0)  # what has come already is read without a wait; others want their turn
         finally:
             self._writer = None
             sender.cancel()

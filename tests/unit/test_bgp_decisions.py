@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bgp.advertisement import GRACEFUL_SHUTDOWN, announcements
 from bgp.decision import best
-from bgp.policy import PolicyContext, Rejection, accept, policy_context
+from bgp.policy import PolicyContext, Rejection, policy_context, rejections
 from bgp.prefixes import PrefixSet
 from bgp.route import LearnedRoute
 from bgp.topology import Router, mesh_peers, router_id
@@ -96,6 +96,36 @@ def test_blocks_and_borrowed_addresses_are_announced_with_the_own_address_of_the
     assert announcements(SIX, blocks=[network("10.9.0.0/26")]) == ()
 
 
+JUDGED: list[tuple[LearnedRoute, Rejection | None]] = [
+    (route("10.9.1.0/26"), None),
+    (route("fd09::/122", "fd00::2"), None),
+    (route("10.9.0.7/32"), None),
+    (route("10.9.1.0/26", "192.0.2.9", "192.0.2.9"), None),
+    (route("0.0.0.0/0"), Rejection.DEFAULT_ROUTE),
+    (route("::/0", "fd00::2"), Rejection.DEFAULT_ROUTE),
+    (route("10.10.0.0/26"), Rejection.OUTSIDE_POOLS),
+    (route("10.8.0.0/15"), Rejection.OUTSIDE_POOLS),
+    (route("fd09::/26", "fd00::2"), Rejection.OUTSIDE_POOLS),
+    (route("10.9.0.0/26"), Rejection.OWN_PREFIX),
+    (route("10.9.0.1/32"), Rejection.OWN_PREFIX),
+    (route("10.9.0.32/27"), Rejection.INSIDE_OWN_BLOCK),
+    (route("10.9.1.32/27"), Rejection.PART_OF_BLOCK),
+    (route("fd09::4:0/123", "fd00::2"), Rejection.PART_OF_BLOCK),
+    (route("10.9.1.33/32"), None),
+    (route("10.9.4.0/24"), None),
+    (route("10.9.1.0/26", as_path=(1, 64512)), Rejection.AS_LOOP),
+    (route("10.9.1.0/26", "10.0.0.3"), Rejection.UNKNOWN_NEXT_HOP),
+    (route("10.9.1.0/26", "192.0.2.9"), Rejection.UNKNOWN_NEXT_HOP),
+    (route("10.9.1.0/26", "10.0.0.1"), Rejection.OWN_NEXT_HOP),
+    (route("10.9.1.0/26", "fd00::2"), Rejection.NEXT_HOP_VERSION),
+]
+
+
+def accept(learned: LearnedRoute, context: PolicyContext) -> Rejection | None:
+    """Return the judgement of one route."""
+    return next(rejections([learned], context))
+
+
 @pytest.fixture
 def context() -> PolicyContext:
     """Describe a node that owns one block, in which it holds .1, and knows one other node."""
@@ -110,35 +140,26 @@ def context() -> PolicyContext:
     )
 
 
-@pytest.mark.parametrize(
-    ("learned", "outcome"),
-    [
-        (route("10.9.1.0/26"), None),
-        (route("fd09::/122", "fd00::2"), None),
-        (route("10.9.0.7/32"), None),
-        (route("10.9.1.0/26", "192.0.2.9", "192.0.2.9"), None),
-        (route("0.0.0.0/0"), Rejection.DEFAULT_ROUTE),
-        (route("::/0", "fd00::2"), Rejection.DEFAULT_ROUTE),
-        (route("10.10.0.0/26"), Rejection.OUTSIDE_POOLS),
-        (route("10.8.0.0/15"), Rejection.OUTSIDE_POOLS),
-        (route("10.9.0.0/26"), Rejection.OWN_PREFIX),
-        (route("10.9.0.1/32"), Rejection.OWN_PREFIX),
-        (route("10.9.0.32/27"), Rejection.INSIDE_OWN_BLOCK),
-        (route("10.9.1.32/27"), Rejection.PART_OF_BLOCK),
-        (route("fd09::4:0/123", "fd00::2"), Rejection.PART_OF_BLOCK),
-        (route("10.9.1.33/32"), None),
-        (route("10.9.4.0/24"), None),
-        (route("10.9.1.0/26", as_path=(1, 64512)), Rejection.AS_LOOP),
-        (route("10.9.1.0/26", "10.0.0.3"), Rejection.UNKNOWN_NEXT_HOP),
-        (route("10.9.1.0/26", "10.0.0.1"), Rejection.OWN_NEXT_HOP),
-        (route("10.9.1.0/26", "fd00::2"), Rejection.NEXT_HOP_VERSION),
-    ],
-)
+@pytest.mark.parametrize(("learned", "outcome"), JUDGED)
 def test_only_what_the_rules_allow_is_believed(
     context: PolicyContext, learned: LearnedRoute, outcome: Rejection | None
 ) -> None:
     """Prefixes inside pools from known next hops pass; a borrowed address passes although its block is ours."""
     assert accept(learned, context) is outcome
+
+
+@pytest.mark.parametrize(("learned", "outcome"), JUDGED)
+def test_a_route_is_judged_alike_whatever_comes_before_it(
+    context: PolicyContext, learned: LearnedRoute, outcome: Rejection | None
+) -> None:
+    """Also where next hop, peer or path are the very objects of the route before, as they are in one update."""
+    for before, _ in JUDGED:
+        kept: dict[object, object] = {}
+        first, second = (
+            LearnedRoute._make([each.prefix, *(kept.setdefault(value, value) for value in each[1:])])
+            for each in (before, learned)
+        )
+        assert list(rejections([first, second], context))[1] is outcome, before
 
 
 @given(
