@@ -34,9 +34,10 @@ log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-#: Half a millisecond of work each, or one.
+#: Half a millisecond of work.
 _READ_AT_ONCE: Final = 2048
-_WRITTEN_AT_ONCE: Final = 256
+#: Three milliseconds with the lock held, two of them the kernel's.
+_WRITTEN_AT_ONCE: Final = 512
 _PAUSE_SECONDS: Final = 0.00005
 
 
