@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from bgp import nlri
-from bgp.events import EndOfRib, RoutesChanged
-from bgp.route import routes_alike
+from bgp.events import EndOfRib
+from bgp.updates import Group, Prefixes, Update
 
 if TYPE_CHECKING:
-    from bgp.address import IPAddress, IPNetwork
-    from bgp.route import LearnedRoute
+    from bgp.address import IPAddress
 
 _VERSION = {"ipv4": 4, "ipv6": 6}
 _DEFAULT_PREFERENCE = 100
@@ -56,7 +55,7 @@ class PeerDown:
     reason: str
 
 
-ExabgpEvent: TypeAlias = PeerConnected | PeerUp | PeerDown | RoutesChanged | EndOfRib
+ExabgpEvent: TypeAlias = PeerConnected | PeerUp | PeerDown | Update | EndOfRib
 
 
 def is_event(line: str) -> bool:
@@ -79,8 +78,8 @@ def parse_event(line: str) -> ExabgpEvent | None:
     return None
 
 
-def parse_routes(line: str) -> list[LearnedRoute]:
-    """Return the routes of one line of the answer to `show adj-rib in json` (format v2); none of any other line."""
+def parse_routes(line: str) -> Group | None:
+    """Return the routes of one line of the answer to `show adj-rib in json` (format v2); None for any other line."""
     try:
         document = json.loads(line)
         row = document["route"]["nlri"]
@@ -90,9 +89,9 @@ def parse_routes(line: str) -> list[LearnedRoute]:
             ipaddress.ip_address(document["peer"]["address"]),
             *_attributes(document["route"]["attributes"]),
         )
-        return routes_alike(nlri.prefixes(version, bytes.fromhex(row["prefixes"])), shared)
+        return Group(_prefixes(version, [row["prefixes"]]), shared)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-        return []
+        return None
 
 
 def parse_established(lines: Iterable[str]) -> dict[IPAddress, bool] | None:
@@ -154,17 +153,12 @@ def _parse_message(peer: IPAddress, message: Mapping[str, Mapping[str, object]])
         version = _VERSION[str(message["eor"]["afi"])]
         return EndOfRib(peer, version) if message["eor"]["safi"] == "unicast" else None
     update = message["update"]
-    withdrawn = tuple(_withdrawn(update.get("withdraw", {})))
+    withdrawn = tuple(_prefixes(version, rows) for version, rows in _unicast(update.get("withdraw", {})))
     announced = tuple(_announced(peer, update.get("announce", {}), update.get("attribute", {})))
-    return RoutesChanged(peer, withdrawn, announced)
+    return Update(peer, withdrawn, announced)
 
 
-def _withdrawn(families: object) -> Iterable[IPNetwork]:
-    for version, rows in _unicast(families):
-        yield from _prefixes(version, rows)
-
-
-def _announced(peer: IPAddress, families: object, attributes: object) -> Iterable[LearnedRoute]:
+def _announced(peer: IPAddress, families: object, attributes: object) -> Iterable[Group]:
     if not isinstance(attributes, Mapping):
         return
     shared = _attributes(attributes)
@@ -172,7 +166,7 @@ def _announced(peer: IPAddress, families: object, attributes: object) -> Iterabl
         if not isinstance(by_next_hop, Mapping):
             continue
         for next_hop, rows in by_next_hop.items():
-            yield from routes_alike(_prefixes(version, rows), (ipaddress.ip_address(next_hop), peer, *shared))
+            yield Group(_prefixes(version, rows), (ipaddress.ip_address(next_hop), peer, *shared))
 
 
 def _unicast(families: object) -> list[tuple[int, object]]:
@@ -183,11 +177,10 @@ def _unicast(families: object) -> list[tuple[int, object]]:
     ]
 
 
-def _prefixes(version: int, rows: object) -> Iterable[IPNetwork]:
+def _prefixes(version: int, rows: object) -> Prefixes:
     """Return the prefixes of rows in hexadecimal digits, as `bgp.sidecar.rows` has ExaBGP write them."""
-    if isinstance(rows, list):
-        for row in rows:
-            yield from nlri.prefixes(version, bytes.fromhex(row))
+    octets = b"".join(map(bytes.fromhex, rows)) if isinstance(rows, list) else b""
+    return Prefixes(version, tuple(nlri.split(version, octets)))
 
 
 _Attributes: TypeAlias = tuple[tuple[int, ...], int, int, str, tuple[tuple[int, int], ...], str, tuple[str, ...]]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from bgp.events import SpeakerEvent
+from bgp.updates import Known, Update
 
 if TYPE_CHECKING:
     from bgp.address import IPNetwork
@@ -56,3 +57,5 @@ class Desired:
 
 
 Message: TypeAlias = Hello | Heartbeat | Sessions | Told | Refusal | Desired | SpeakerEvent
+#: What the sidecar sends: learned routes as it has them, in the place of a `SpeakerSnapshot` and of `RoutesChanged`.
+Outgoing: TypeAlias = Message | Known | Update

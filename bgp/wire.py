@@ -29,9 +29,10 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from bgp import documents
 from bgp.events import EndOfRib, RoutesChanged, SessionDown, SessionUp, SpeakerSnapshot
 from bgp.messages import Desired, Heartbeat, Hello, Refusal, Sessions, Told
+from bgp.updates import Known, Update
 
 if TYPE_CHECKING:
-    from bgp.messages import Message
+    from bgp.messages import Message, Outgoing
 
 Document: TypeAlias = Mapping[str, object]
 
@@ -46,7 +47,7 @@ class MalformedMessage(ValueError):
     """A line that is not a message of this protocol; the text says what was wrong with it."""
 
 
-def encode(message: Message) -> bytes:
+def encode(message: Outgoing) -> bytes:
     """Return the message as one line, newline included."""
     return json.dumps(_document(message), separators=(",", ":")).encode() + b"\n"
 
@@ -65,7 +66,7 @@ def decode(line: bytes | str) -> Message | None:
         raise MalformedMessage(reason) from error
 
 
-def _document(message: Message) -> dict[str, object]:  # noqa: PLR0911 - one kind of message, one return
+def _document(message: Outgoing) -> dict[str, object]:  # noqa: PLR0911 - one kind of message, one return
     match message:
         case Hello(protocol):
             return {"type": "hello", "protocol": protocol}
@@ -83,23 +84,23 @@ def _document(message: Message) -> dict[str, object]:  # noqa: PLR0911 - one kin
                 "peers": [documents.peer_document(peer) for peer in peers],
                 "announcements": [documents.announcement_document(announcement) for announcement in announcements],
             }
-        case SpeakerSnapshot(established, ended, routes):
+        case Known(established, ended, groups):
             return {
                 "type": "snapshot",
                 "established": sorted(map(str, established)),
                 "ended": [{"peer": str(peer), "version": version} for peer, version in ended],
-                "routes": documents.route_groups(routes),
+                "routes": [documents.group_document(group) for group in groups],
             }
         case SessionUp(peer):
             return {"type": "up", "peer": str(peer)}
         case SessionDown(peer, reason):
             return {"type": "down", "peer": str(peer), "reason": reason}
-        case RoutesChanged(peer, withdrawn, announced):
+        case Update(peer, withdrawn, announced):
             return {
                 "type": "routes",
                 "peer": str(peer),
-                "withdrawn": documents.prefixes_document(withdrawn),
-                "announced": documents.route_groups(announced),
+                "withdrawn": documents.octets_document(withdrawn),
+                "announced": [documents.group_document(group) for group in announced],
             }
         case EndOfRib(peer, version):
             return {"type": "end-of-rib", "peer": str(peer), "version": version}

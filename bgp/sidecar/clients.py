@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from bgp.messages import Message
+    from bgp.messages import Outgoing
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Clients:
         self,
         path: Path,
         *,
-        greeting: Callable[[], Iterable[Message]],
+        greeting: Callable[[], Iterable[Outgoing]],
         on_desired: Callable[[Desired], None],
     ) -> None:
         self._path = path
@@ -56,7 +56,7 @@ class Clients:
             if self._path.stat().st_ino == self._inode:
                 self._path.unlink()
 
-    def broadcast(self, message: Message) -> None:
+    def broadcast(self, message: Outgoing) -> None:
         """Tell everybody."""
         line = wire.encode(message)
         for writer in self._writers:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from bgp.address import IPAddress
-    from bgp.messages import Message
+    from bgp.messages import Outgoing
     from bgp.route import Announcement
     from bgp.sidecar.channel import Channel
     from bgp.sidecar.steps import Step
@@ -125,7 +125,9 @@ class Sidecar:
                 established.append(True)
 
         def on_routes(line: str) -> None:
-            self._state.learn(exabgp_events.parse_routes(line))
+            learned = exabgp_events.parse_routes(line)
+            if learned is not None:
+                self._state.learn(learned)
 
         await channel.command(
             exabgp_commands.SHOW_NEIGHBOURS, on_line=on_neighbours, is_complete=lambda: bool(established)
@@ -224,7 +226,7 @@ class Sidecar:
         del self._deferred[step]
         self._wake.set()
 
-    def _greeting(self) -> Iterable[Message]:
+    def _greeting(self) -> Iterable[Outgoing]:
         if not self._knows:
             return ()
         greeting = (self._state.snapshot(), Sessions(self._state.statuses()))

@@ -6,14 +6,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bgp import exabgp_commands
-from bgp.events import EndOfRib, RoutesChanged, SessionDown, SessionState
+from bgp.events import EndOfRib, SessionDown, SessionState
 from bgp.sidecar.steps import Change, Ending, Flush
+from bgp.updates import Group, Prefixes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bgp.address import IPAddress, IPNetwork
-    from bgp.route import LearnedRoute
+    from bgp.address import IPAddress
+    from bgp.updates import Shared, Update
 
 
 @dataclass(slots=True)
@@ -23,13 +24,14 @@ class Session:
     `unsure` are those of `sent` that a former sidecar may have sent or not. `queued` holds the attribute text of each
     prefix's last change since the queue was last seen empty. `in_sync` says that nothing is left to be sent,
     `announced_last` that the last change since it was so was an announcement. Prefixes that are sent are kept as text:
-    they are compared by the thousand for each peer, and texts compare much faster.
+    they are compared by the thousand for each peer, and texts compare much faster. `routes` has what each learned
+    prefix was announced with, by IP version and octets.
     """
 
     state: SessionState
     since: float
     info: str = ""
-    routes: dict[IPNetwork, LearnedRoute] = field(default_factory=dict)
+    routes: dict[int, dict[bytes, Shared]] = field(default_factory=lambda: {4: {}, 6: {}})
     received_ends: set[int] = field(default_factory=set)
     sent: dict[str, str] = field(default_factory=dict)
     unsure: set[str] = field(default_factory=set)
@@ -49,15 +51,34 @@ class Session:
         self.unsure = set(texts)
         self.queued = dict.fromkeys(texts, "")
 
-    def learn(self, event: RoutesChanged | EndOfRib) -> None:
+    def learn(self, event: Update | EndOfRib) -> None:
         """Take what the peer told."""
         if isinstance(event, EndOfRib):
             self.received_ends.add(event.version)
             return
-        for prefix in event.withdrawn:
-            self.routes.pop(prefix, None)
-        for route in event.announced:
-            self.routes[route.prefix] = route
+        for gone in event.withdrawn:
+            for part in gone.parts:
+                self.routes[gone.version].pop(part, None)
+        for group in event.announced:
+            self.keep(group)
+
+    def keep(self, group: Group) -> None:
+        """Take routes that the peer announced."""
+        self.routes[group.prefixes.version].update(dict.fromkeys(group.prefixes.parts, group.shared))
+
+    def groups(self) -> list[Group]:
+        """Return all routes that were learned."""
+        groups = []
+        for version, shared_by_part in self.routes.items():
+            # Routes that came together share their attributes: to compare those by identity first takes much less time.
+            alike: dict[int, tuple[Shared, list[bytes]]] = {}
+            for part, shared in shared_by_part.items():
+                alike.setdefault(id(shared), (shared, []))[1].append(part)
+            parts_by_shared: dict[Shared, list[bytes]] = {}
+            for shared, parts in alike.values():
+                parts_by_shared.setdefault(shared, []).extend(parts)
+            groups += [Group(Prefixes(version, tuple(parts)), shared) for shared, parts in parts_by_shared.items()]
+        return groups
 
     def note(self, step: Change | Ending | Flush) -> None:
         """Note what is sent, or that the queue was seen empty."""

@@ -17,22 +17,24 @@ from typing import TYPE_CHECKING
 
 from bgp import exabgp_commands
 from bgp.advertisement import outbound
-from bgp.events import SessionState, SessionStatus, SessionUp, SpeakerSnapshot
+from bgp.events import SessionState, SessionStatus, SessionUp
 from bgp.exabgp_config import fingerprint, refusal
 from bgp.exabgp_events import PeerConnected, PeerDown, PeerUp
 from bgp.messages import Desired
 from bgp.sidecar.session import Session, lost
 from bgp.sidecar.steps import Change, Ending, Flush, Reload
+from bgp.updates import Known
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
     from bgp.address import IPAddress
-    from bgp.events import SpeakerEvent
+    from bgp.events import EndOfRib, SessionDown
     from bgp.exabgp_events import ExabgpEvent
     from bgp.peer import Peer
-    from bgp.route import Announcement, LearnedRoute
+    from bgp.route import Announcement
     from bgp.sidecar.steps import Step
+    from bgp.updates import Group, Update
 
 
 #: How many changes go before a reload that is due.
@@ -88,14 +90,13 @@ class SidecarState:
         for address in self.sessions.keys() - established.keys():
             del self.sessions[address]
 
-    def learn(self, routes: Iterable[LearnedRoute]) -> None:
+    def learn(self, group: Group) -> None:
         """Take over routes that were learned before."""
-        for route in routes:
-            session = self.sessions.get(route.peer)
-            if session is not None and session.is_established:
-                session.routes[route.prefix] = route
+        session = self.sessions.get(group.peer)
+        if session is not None and session.is_established:
+            session.keep(group)
 
-    def observe(self, event: ExabgpEvent) -> SpeakerEvent | None:
+    def observe(self, event: ExabgpEvent) -> SessionUp | SessionDown | Update | EndOfRib | None:
         """Take an event of ExaBGP, and return what a client should hear of it."""
         if isinstance(event, PeerUp):
             self.sessions[event.peer] = Session(SessionState.ESTABLISHED, event.time)
@@ -114,15 +115,15 @@ class SidecarState:
         session.learn(event)
         return event
 
-    def snapshot(self) -> SpeakerSnapshot:
+    def snapshot(self) -> Known:
         """Return what is established and learned, also from peers that are leaving: they may be desired again."""
         sessions = {address: session for address, session in self.sessions.items() if session.is_established}
-        return SpeakerSnapshot(
+        return Known(
             established=frozenset(sessions),
             ended=frozenset(
                 (address, version) for address, session in sessions.items() for version in session.received_ends
             ),
-            routes=tuple(route for session in sessions.values() for route in session.routes.values()),
+            routes=tuple(group for session in sessions.values() for group in session.groups()),
         )
 
     def statuses(self) -> tuple[SessionStatus, ...]:
@@ -171,7 +172,7 @@ class SidecarState:
                 # Whoever was told last comes last: a flow of changes for some must not starve the others.
                 self.sessions[peer] = self.sessions.pop(peer)
 
-    def reloaded(self, loaded: Mapping[IPAddress, str]) -> tuple[SpeakerEvent, ...]:
+    def reloaded(self, loaded: Mapping[IPAddress, str]) -> tuple[SessionDown, ...]:
         """Take what ExaBGP has loaded, forget the sessions of neighbours that left, and return what clients hear."""
         self.loaded = loaded
         gone = self.sessions.keys() - loaded.keys()

@@ -6,7 +6,7 @@ import ipaddress
 
 import pytest
 
-from bgp import wire
+from bgp import nlri, wire
 from bgp.events import (
     EndOfRib,
     RoutesChanged,
@@ -20,6 +20,7 @@ from bgp.events import (
 from bgp.messages import Desired, Heartbeat, Hello, Message, Refusal, Sessions, Told
 from bgp.peer import Peer, PeerOrigin
 from bgp.route import Announcement, LearnedRoute
+from bgp.updates import Group, Known, Prefixes, Update
 
 PEER = ipaddress.ip_address("10.0.0.2")
 SIX = ipaddress.ip_address("fd00::2")
@@ -39,10 +40,8 @@ CONFIGURED = Peer(PEER, ipaddress.ip_address("10.0.0.1"), 1, 2, "10.0.0.1", Peer
         Told(frozenset({PREFIX, PLAIN.prefix})),
         Told(frozenset()),
         Desired((CONFIGURED,), (Announcement(PREFIX, PEER, ((65535, 0),), 50), Announcement(PREFIX, PEER))),
-        SpeakerSnapshot(frozenset({PEER, SIX}), frozenset({(PEER, 4), (SIX, 6)}), (ROUTE, PLAIN)),
         SessionUp(PEER),
         SessionDown(SIX, "reset"),
-        RoutesChanged(PEER, (PREFIX,), (PLAIN, ROUTE)),
         EndOfRib(PEER, 6),
     ],
 )
@@ -52,6 +51,21 @@ def test_a_message_comes_out_as_it_went_in(message: Message) -> None:
     assert line.count(b"\n") == 1
     assert line.endswith(b"\n")
     assert wire.decode(line) == message
+
+
+def grouped(route: LearnedRoute) -> Group:
+    """Return a route as the sidecar has it."""
+    return Group(Prefixes(route.prefix.version, (nlri.row([route.prefix]),)), route[1:])
+
+
+def test_learned_routes_are_read_one_by_one() -> None:
+    """The sidecar has them by what they share; the snapshot and every change say the same."""
+    groups = (grouped(ROUTE), grouped(PLAIN))
+    established, ended = frozenset({PEER, SIX}), frozenset({(PEER, 4), (SIX, 6)})
+    told = wire.decode(wire.encode(Known(established, ended, groups)))
+    assert told == SpeakerSnapshot(established, ended, (ROUTE, PLAIN))
+    gone = (Prefixes(4, (nlri.row([PREFIX]),)), Prefixes(6, ()))
+    assert wire.decode(wire.encode(Update(PEER, gone, groups))) == RoutesChanged(PEER, (PREFIX,), (ROUTE, PLAIN))
 
 
 def test_what_is_no_message_cannot_be_sent() -> None:

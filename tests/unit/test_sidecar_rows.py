@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bgp import exabgp_events
+from bgp import exabgp_events, wire
 from bgp.events import EndOfRib, RoutesChanged
+from bgp.updates import Update
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from bgp.route import LearnedRoute
 
 PEER = ipaddress.ip_address("10.0.0.2")
 
@@ -159,7 +162,19 @@ def as_row(prefix: str) -> str:
 
 def understood(lines: list[str]) -> list[object]:
     """Return what is understood of the lines for one update."""
-    return [line if line.startswith("refused") else exabgp_events.parse_event(line) for line in lines]
+    return [line if line.startswith("refused") else read(exabgp_events.parse_event(line)) for line in lines]
+
+
+def read(event: object) -> object:
+    """Return what an agent reads of an event: learned routes one by one."""
+    return wire.decode(wire.encode(event)) if isinstance(event, Update) else event
+
+
+def routes_of(line: str) -> tuple[LearnedRoute, ...]:
+    """Return the routes in a line of an answer."""
+    group = exabgp_events.parse_routes(line)
+    changed = read(Update(PEER, (), (group,))) if group is not None else None
+    return changed.announced if isinstance(changed, RoutesChanged) else ()
 
 
 def plainly_understood(lines: list[str]) -> list[object]:
@@ -202,12 +217,12 @@ def test_updates_are_told_as_they_were(seen: tuple[dict[str, list[object]], list
 def test_what_was_learned_is_shown_as_it_was(seen: tuple[dict[str, list[object]], list[str], list[str]]) -> None:
     """A sidecar that starts anew learns every route there still is, with the attributes it came with last."""
     _, plain, rows = seen
-    shown = {route.prefix: route for line in rows for route in exabgp_events.parse_routes(line)}
+    shown = {route.prefix: route for line in rows for route in routes_of(line)}
     expected = {}
     for line in plain:
         document = json.loads(line)
         document["route"]["nlri"]["prefixes"] = as_row(document["route"]["nlri"]["prefix"])
-        expected.update({route.prefix: route for route in exabgp_events.parse_routes(json.dumps(document))})
+        expected.update({route.prefix: route for route in routes_of(json.dumps(document))})
     assert shown == expected
     assert len(shown) > 4
 

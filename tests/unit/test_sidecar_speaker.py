@@ -13,15 +13,18 @@ from bgp import wire
 from bgp.events import SessionState, SessionStatus, SpeakerLost, SpeakerSnapshot
 from bgp.messages import Desired, Heartbeat, Hello, Sessions, Told
 from bgp.route import Announcement
+from bgp.updates import Known
 from controller.speaker.client import SidecarSpeaker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from bgp.messages import Message
+    from bgp.messages import Message, Outgoing
 
 HERE = ipaddress.ip_address("10.0.0.1")
+#: What a sidecar that knows nothing says, and what is read of it.
+NOTHING_KNOWN = Known(frozenset(), frozenset(), ())
 EMPTY = SpeakerSnapshot(frozenset(), frozenset(), ())
 
 
@@ -32,7 +35,7 @@ class Script:
         self._path = path
         self._server: asyncio.Server | None = None
         self._writers: list[asyncio.StreamWriter] = []
-        self.greeting: list[Message] = [Hello(wire.PROTOCOL), EMPTY]
+        self.greeting: list[Outgoing] = [Hello(wire.PROTOCOL), NOTHING_KNOWN]
         self.told: asyncio.Queue[Message | None] = asyncio.Queue()
 
     async def open(self) -> None:
@@ -113,7 +116,7 @@ async def test_what_is_desired_already_is_not_sent_again(script: Script, speaker
 async def test_sessions_are_kept_beside_the_events(script: Script, speaker: SidecarSpeaker) -> None:
     """They are what the sidecar said last, and unknown once it is lost."""
     status = SessionStatus(HERE, SessionState.IDLE, 1.0, "refused")
-    script.greeting = [Hello(wire.PROTOCOL), Sessions((status,)), Heartbeat(), EMPTY]
+    script.greeting = [Hello(wire.PROTOCOL), Sessions((status,)), Heartbeat(), NOTHING_KNOWN]
     await script.open()
     async with asyncio.timeout(30), contextlib.aclosing(speaker.events()) as events:
         assert await anext(events) == EMPTY
@@ -126,7 +129,7 @@ async def test_sessions_are_kept_beside_the_events(script: Script, speaker: Side
 async def test_what_is_announced_is_known_until_the_sidecar_is_lost(script: Script, speaker: SidecarSpeaker) -> None:
     """Who waits for an announcement is called when the sidecar tells of it, and finds it; unknown is not announced."""
     prefix = announcements(1)[0].prefix
-    script.greeting = [Hello(wire.PROTOCOL), Told(frozenset({prefix})), EMPTY]
+    script.greeting = [Hello(wire.PROTOCOL), Told(frozenset({prefix})), NOTHING_KNOWN]
     heard: list[frozenset[object]] = []
     speaker.on_announced(lambda: heard.append(speaker.announced))
     await script.open()
@@ -140,13 +143,13 @@ async def test_what_is_announced_is_known_until_the_sidecar_is_lost(script: Scri
 
 async def test_a_sidecar_of_another_protocol_is_not_believed(script: Script, speaker: SidecarSpeaker) -> None:
     """It counts as lost, told once however often it is tried, until one of this protocol takes its place."""
-    script.greeting = [Hello(wire.PROTOCOL + 1), EMPTY]
+    script.greeting = [Hello(wire.PROTOCOL + 1), NOTHING_KNOWN]
     await script.open()
     async with asyncio.timeout(30), contextlib.aclosing(speaker.events()) as events:
         lost = await anext(events)
         assert isinstance(lost, SpeakerLost)
         assert "protocol 3, not 2" in lost.reason
-        script.greeting = [Hello(wire.PROTOCOL), EMPTY]
+        script.greeting = [Hello(wire.PROTOCOL), NOTHING_KNOWN]
         assert await anext(events) == EMPTY
 
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgp.events import EndOfRib, RoutesChanged, SessionDown, SessionState, SessionUp
+from bgp import nlri
+from bgp.events import EndOfRib, SessionDown, SessionState, SessionUp
 from bgp.exabgp_config import fingerprint
 from bgp.exabgp_events import PeerConnected, PeerDown, PeerUp
 from bgp.filter import Action, Rule
@@ -20,6 +21,7 @@ from bgp.peer import Peer
 from bgp.route import Announcement, LearnedRoute
 from bgp.sidecar.state import SidecarState
 from bgp.sidecar.steps import Change, Ending, Flush, Reload, Step
+from bgp.updates import Group, Prefixes, Update
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -54,6 +56,12 @@ def told(peer: Peer, announcements: Collection[Announcement]) -> dict[object, st
         for one in announcements
         if not any(rule.matches(one.prefix, one.communities) for rule in peer.export_rules)
     }
+
+
+def announced(peer: Any) -> Update:  # noqa: ANN401 - one of ADDRESSES
+    """Return an update of a peer with one prefix."""
+    row = Prefixes(4, (nlri.row([PREFIXES[2]]),))
+    return Update(peer, (), (Group(row, LearnedRoute(PREFIXES[2], peer, peer)[1:]),))
 
 
 def announcement(prefix: int, community: int) -> Announcement:
@@ -326,7 +334,7 @@ def test_a_peer_that_is_leaving_is_in_the_snapshot_until_it_left() -> None:
     """It may be wanted again before its session ends, and would announce nothing again."""
     state, model = established(ADDRESSES[0])
     settle(state, model)
-    state.observe(RoutesChanged(ADDRESSES[0], (), (LearnedRoute(PREFIXES[2], ADDRESSES[0], ADDRESSES[0]),)))
+    state.observe(announced(ADDRESSES[0]))
     state.want(Desired())
     assert [route.peer for route in state.snapshot().routes] == [ADDRESSES[0]]
     settle(state, model)
@@ -350,7 +358,7 @@ def test_a_snapshot_holds_what_was_learned_on_sessions_that_stand() -> None:
     """Routes, ends and sessions of an established peer; nothing of one that is down."""
     state, _ = established(ADDRESSES[0], ADDRESSES[1])
     for peer in ADDRESSES[:2]:
-        state.observe(RoutesChanged(peer, (), (LearnedRoute(PREFIXES[2], peer, peer),)))
+        state.observe(announced(peer))
         state.observe(EndOfRib(peer, 4))
     state.observe(PeerDown(ADDRESSES[1], 2.0, "reset"))
     snapshot = state.snapshot()
