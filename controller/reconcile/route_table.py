@@ -137,7 +137,8 @@ class RouteTable:
         # Added before removed, for a route may stand in for one that goes.
         removals: list[KernelRoute] = []
         actual = self._actual or {}
-        if len(actual) + len(failures) > len(desired.routes):  # else everything there is desired
+        # Every desired route is there now but for those that failed or were left to the other thread.
+        if len(actual) + len(failures) + len(self._added) > len(desired.routes):  # else everything there is desired
             for portion in _portions(list(actual.values())):
                 removals += to_remove(portion, desired, dropped)
         failures += self._remove_all(removals)
