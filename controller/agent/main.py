@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from controller import logs
-from controller.agent.composition import Agent
 from controller.agent.notify import notify
+from controller.agent.running import Agent
 from controller.errors import TortieError
 from controller.settings import DEFAULT_FILE, FILE_VARIABLE, Settings, load
 
