@@ -69,5 +69,6 @@ def test_its_programs_run(image: Image, tmp_path: Path) -> None:
     # Where there is nothing else at all.
     shutil.copy(plugin, tmp_path / "plugin")
     command = ["chroot", str(tmp_path), "/plugin"]
-    answer = subprocess.run(command, env={"CNI_COMMAND": "VERSION"}, input=b"{}", capture_output=True, check=True)
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "CNI_COMMAND": "VERSION"}
+    answer = subprocess.run(command, env=environment, input=b"{}", capture_output=True, check=True)
     assert b'"1.1.0"' in answer.stdout
