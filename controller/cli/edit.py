@@ -59,12 +59,12 @@ def edit(connection: Connection, what: tuple[str, ...]) -> None:
     try:
         change = _edited(connection, present, text, file)
     except (TortieError, IpamError, KeyboardInterrupt):
-        if _without_ours(file.read_text(encoding="utf-8")) in ("", text):
-            file.unlink()
+        if _saved(file) in ("", text):
+            file.unlink(missing_ok=True)
         else:
             click.echo(f"what you wrote is kept in {file}", err=True)
         raise
-    file.unlink()
+    file.unlink(missing_ok=True)
     if change is None:
         click.echo(f"{kind.title(name)} unchanged: the edit was cancelled")
     else:
@@ -75,9 +75,10 @@ def _edited(connection: Connection, present: Present, text: str, file: Path) -> 
     """Let the text be edited until it is written, and return what became of it; None if nothing is to be."""
     mistake: Exception | None = None
     while True:
-        file.write_text("".join(f"{_OURS}{line}\n" for line in (*_HEAD, *_lines(mistake))) + text, encoding="utf-8")
+        ours = "".join(f"{_OURS}{line}\n" for line in (*_HEAD, *_lines(mistake)))
+        file.write_text(ours + text, encoding="utf-8", errors="surrogateescape")
         _run_editor(file)
-        saved = _without_ours(file.read_text(encoding="utf-8"))
+        saved = _saved(file)
         if saved == text:
             if mistake is not None:
                 raise mistake
@@ -100,7 +101,12 @@ def _lines(mistake: Exception | None) -> list[str]:
     return [] if mistake is None else ["", *f"NOT WRITTEN: {mistake}".splitlines()]
 
 
-def _without_ours(text: str) -> str:
+def _saved(file: Path) -> str:
+    """Return what the operator saved, whatever the bytes are; nothing where the editor has removed the file."""
+    try:
+        text = file.read_text(encoding="utf-8", errors="surrogateescape")
+    except FileNotFoundError:
+        return ""
     return "".join(line for line in text.splitlines(keepends=True) if not line.startswith(_OURS.rstrip()))
 
 

@@ -19,7 +19,7 @@ from controller.resources.nodes import NodeDescription
 from ipam.pool import Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Container, Iterator, Mapping, Sequence
 
     from controller.cli.wishes import Wish
     from controller.ports import Entry
@@ -37,7 +37,10 @@ _FIELD_BY_SETTING: Final = {
 
 
 class Mode(Enum):
-    """What may become of a resource: only what is not there yet, whatever it is, or only what is there."""
+    """What may become of a resource: only what is not there yet, whatever it is, or only what is there.
+
+    A configuration is always there: its defaults hold where nobody has written one.
+    """
 
     CREATE = "create"
     APPLY = "apply"
@@ -75,7 +78,8 @@ def planned(wishes: Sequence[Wish], entries: Mapping[str, Entry], mode: Mode) ->
             changes.append(_change(wish, entries.get(key_of(wish.resource)), mode))
         except RefusedError as error:
             mistakes.append(f"{wish.place}: {error}")
-    mistakes += [f"{wish.place}: {text}" for wish, text in _conflicts(changes, entries)]
+    written = {key_of(wish.resource) for wish in wishes}
+    mistakes += [f"{wish.place}: {text}" for wish, text in _conflicts(changes, entries, written)]
     if mistakes:
         raise refused_for(mistakes)
     return changes
@@ -102,7 +106,7 @@ def _change(wish: Wish, entry: Entry | None, mode: Mode) -> Change:
         return _unchanged_node(wish, wish.resource, entry)
     if entry is not None and mode is Mode.CREATE:
         raise RefusedError(f"{wish.title} exists; change it with `tortiectl apply`")
-    if entry is None and mode is Mode.REPLACE:
+    if entry is None and mode is Mode.REPLACE and not BY_NAME[kind_and_name(wish.resource)[0]].single:
         raise RefusedError(f"{wish.title} does not exist; create it with `tortiectl create`, or use `tortiectl apply`")
     if mode is not Mode.CREATE:
         _check_version(wish, entry)
@@ -174,8 +178,10 @@ def _check_unmoved(pool: Pool, present: Pool) -> None:
         )
 
 
-def _conflicts(changes: Sequence[Change], entries: Mapping[str, Entry]) -> Iterator[tuple[Wish, str]]:
-    """Yield what is wrong with wishes beside what there is and beside each other, once all of them are written."""
+def _conflicts(
+    changes: Sequence[Change], entries: Mapping[str, Entry], written: Container[str]
+) -> Iterator[tuple[Wish, str]]:
+    """Yield what is wrong with wishes beside what there is and beside each other, once these keys are written."""
     wish_by_key = {key_of(change.wish.resource): change.wish for change in changes}
     pools = [change.wish.resource for change in changes if isinstance(change.wish.resource, Pool)]
     peers = [change.wish.resource for change in changes if isinstance(change.wish.resource, PeerDefinition)]
@@ -186,5 +192,5 @@ def _conflicts(changes: Sequence[Change], entries: Mapping[str, Entry]) -> Itera
             yield change.wish, text
     for pool, text in overlap_mistakes(pools, entries):
         yield wish_by_key[key_of(pool)], text
-    for peer, text in (*scope_mistakes(peers, entries), *missing_filters(peers, entries, wish_by_key)):
+    for peer, text in (*scope_mistakes(peers, entries), *missing_filters(peers, entries, written)):
         yield wish_by_key[key_of(peer)], text

@@ -195,6 +195,25 @@ def test_a_store_that_goes_away_loses_nothing(
     assert capsys.readouterr().out == "pool default configured\n"
 
 
+@pytest.mark.parametrize(
+    ("action", "code"), [("file.unlink()", 0), ("file.write_bytes(text.encode() + b'# \\xff')", 1)]
+)
+def test_whatever_an_editor_leaves_is_no_crash(
+    action: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_directories: Path
+) -> None:
+    """No file is an empty one; what is no text is shown as a mistake, and kept as it is."""
+    program = tmp_path / "editor.py"
+    program.write_text(
+        "import pathlib, sys\n"
+        "file = pathlib.Path(sys.argv[1])\n"
+        "text = file.read_text(errors='replace')\n"
+        f"if 'NOT WRITTEN' not in text:\n    {action}\n"
+    )
+    monkeypatch.setenv("EDITOR", f"{sys.executable} {program}")
+    assert run(["edit", "pool", "default"]) == code
+    assert [b"\xff" in kept.read_bytes() for kept in own_directories.iterdir()] == [True] * code
+
+
 def test_an_editor_that_fails_ends_the_edit(
     editor: Editor, own_directories: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -110,6 +110,22 @@ def test_replace_sets_what_is_not_named_to_its_default(file: Path, capsys: pytes
     assert printed(capsys, "get", "pool", "one")["spec"]["disabled"] is False
 
 
+def test_a_configuration_can_always_be_replaced(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its defaults hold where nobody has written one, so what `get` shows is what is replaced."""
+    assert told("replace", file, yaml.safe_dump(printed(capsys, "get", "ipamconfiguration"))) == 0
+    assert told("replace", file, yaml.safe_dump(printed(capsys, "get", "ipamconfiguration"))) == 0
+
+
+def test_a_mistake_makes_no_others(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A peer whose filter stands in the same file with a mistake of its own is not said to lack it."""
+    filter_text = "apiVersion: tortie/v1\nkind: BGPFilter\nmetadata: {name: in, resourceVersion: 7}\nspec: {}\n"
+    text = filter_text + "---\n" + PEER.replace("password: '%s'", "filters: [in]")
+    assert told("apply", file, text) == 1
+    error = capsys.readouterr().err
+    assert "bgpfilter in has been deleted" in error
+    assert "does not exist" not in error
+
+
 def test_every_refusal_is_told_with_its_place_and_nothing_is_written(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
