@@ -369,6 +369,14 @@ def test_the_defaults_are_those_of_the_agent(
     assert ours == Settings.model_construct().model_dump(exclude={"store", "node_name"})
 
 
+def test_a_setting_is_written_in_one_place(chart_directory: Path, render: Callable[..., Documents]) -> None:
+    """What a value of the chart sets cannot be set beside it, and what is refused is a setting of the agent's."""
+    schema = json.loads((chart_directory / "values.schema.json").read_text())
+    refused = set(schema["properties"]["agent"]["properties"]["settings"]["properties"])
+    written = {name for case in CASES for name in settings(render(case.values))} - {"store_timeout_seconds"}
+    assert written <= refused <= set(Settings.model_fields)
+
+
 def test_other_settings_replace_the_pods(render: Callable[..., Documents]) -> None:
     """A pod reads its settings at its start, so it says which it was started with."""
 
@@ -396,6 +404,17 @@ def test_alerts_and_dashboard_are_the_files(chart_directory: Path, render: Calla
     assert documents["PrometheusRule"]["spec"] == yaml.safe_load((files / "alerts.yaml").read_text())
     dashboard = json.loads(documents["Dashboard"]["data"]["tortie.json"])
     assert dashboard == json.loads((files / "dashboard.json").read_text())
+
+
+def test_alerts_and_dashboard_know_the_agents_as_they_are_scraped(
+    chart_directory: Path, render: Callable[..., Documents]
+) -> None:
+    """The monitor gives the job's name that every expression asks for."""
+    (endpoint,) = render({"podMonitor": {"enabled": True}})["PodMonitor"]["spec"]["podMetricsEndpoints"]
+    given = {each["targetLabel"]: each.get("replacement") for each in endpoint["relabelings"]}
+    files = [chart_directory / "files" / name for name in ("alerts.yaml", "dashboard.json")]
+    asked = {name for file in files for name in re.findall(r'job=\\?"([^"\\]*)', file.read_text())}
+    assert {given["job"]} == asked
 
 
 def test_releases_of_one_cluster_do_not_meet(render: Callable[..., Documents]) -> None:
