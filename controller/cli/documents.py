@@ -80,7 +80,11 @@ def parsed(text: str) -> list[object]:
             return [json.loads(text, object_pairs_hook=_unique)]
         except json.JSONDecodeError:
             pass
-    return list(yaml.load_all(text, _StrictLoader))
+    try:
+        return list(yaml.load_all(text, _StrictLoader))
+    except (AttributeError, KeyError, IndexError, TypeError) as error:
+        # The library's own, of a value that is not of the type its tag says: `!!timestamp x`, say.
+        raise ValueError(f"a value is not what its tag says ({type(error).__name__}: {error})") from error
 
 
 def text_of(file: str) -> str:

@@ -180,6 +180,8 @@ def test_several_files_are_one_command(tmp_path: Path, capsys: pytest.CaptureFix
         ("kind: Pool\nspec: {cidr: a, cidr: b}", "'cidr' is there twice; keep one"),
         ('{"kind": "Pool", "kind": "Pool"}', "'kind' is there twice; keep one"),
         ("&a {kind: Pool}\n---\n*a", "neither YAML nor JSON"),
+        ("kind: !!timestamp x", "neither YAML nor JSON: a value is not what its tag says"),
+        ("kind: !!bool x", "neither YAML nor JSON: a value is not what its tag says"),
     ],
 )
 def test_what_yaml_would_take_silently_is_refused(
