@@ -11,7 +11,7 @@ from bgp.peering import peering
 from bgp.prefixes import PrefixSet
 from bgp.topology import Router
 from controller.agent.selection import Grounds, Selection
-from controller.reconcile.desired import block_routes, host_prefix, workload_routes
+from controller.reconcile.desired import block_routes
 from controller.reconcile.difference import DesiredRoutes, Sweep
 from ipam.errors import InvalidSelector
 from ipam.selector import selects
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bgp.policy import Rejection
     from bgp.route import Announcement, LearnedRoute
     from controller.agent.cluster import Cluster
+    from controller.agent.workloads import Workloads
     from controller.datamodel.records import Node
     from controller.ports import InterfaceAddress
     from controller.reconcile.desired import Unresolved
@@ -46,10 +47,8 @@ class DrainPhase(Enum):
 class Knowledge:
     """Everything a decision rests on, as of one moment.
 
-    `peers` are those configured, and `route_count_by_peer` says how much each announced. `link_of` maps each address
-    that a workload of this node holds to the name of its link; `index_of` maps the name of each link that exists to
-    its index; `learned` maps each prefix to all routes for it; `settled` says whether what is not among them is really
-    gone.
+    `peers` are those configured, and `route_count_by_peer` says how much each announced. `learned` maps each prefix to
+    all routes for it; `settled` says whether what is not among them is really gone.
     """
 
     node: Node
@@ -57,8 +56,7 @@ class Knowledge:
     peers: tuple[Peer, ...]
     route_count_by_peer: Mapping[IPAddress, int]
     own_blocks: tuple[IPNetwork, ...]
-    link_of: Mapping[IPAddress, str]
-    index_of: Mapping[str, int]
+    workloads: Workloads
     interfaces: tuple[InterfaceAddress, ...]
     learned: Mapping[IPNetwork, tuple[LearnedRoute, ...]]
     settled: bool
@@ -117,11 +115,11 @@ def decide(known: Knowledge, selection: Selection | None = None) -> Decision:
     `selection` remembers what followed before and makes it faster, nothing else.
     """
     chosen = Selection() if selection is None else selection
-    held = frozenset(map(host_prefix, known.link_of))
-    chosen.update(_grounds(known), held, known.learned)
+    chosen.update(_grounds(known), known.workloads.held, known.learned)
     routes = chosen.routes()
     learned_count = len(routes)
-    routes |= {**block_routes(known.own_blocks), **workload_routes(known.link_of, known.index_of)}
+    routes |= block_routes(known.own_blocks)
+    routes |= known.workloads.routes
     return Decision(
         routes=DesiredRoutes(routes, Sweep.EVERYTHING if known.settled else Sweep.LOCAL),
         announcements=_announced(known),
@@ -178,11 +176,10 @@ def _announced(known: Knowledge) -> tuple[Announcement, ...]:
         return ()
     pools = [pool for pool, _ in known.cluster.pools.values()]
     own = PrefixSet(block for block in known.own_blocks if not _contested(known, block))
-    held = map(host_prefix, known.link_of)
     return announcements(
         _router(known.node),
         blocks=known.own_blocks,
-        addresses=(prefix for prefix in held if not own.covers(prefix)),
+        addresses=(prefix for prefix in known.workloads.borrowed if not own.covers(prefix)),
         unexported=(pool.cidr for pool in pools if pool.disable_bgp_export),
         communities_of=((pool.cidr, pool.communities) for pool in pools),
         draining=known.drain is DrainPhase.ASKING,

@@ -16,6 +16,7 @@ from bgp.rib import AdjRibIn
 from controller.agent.decision import DrainPhase, Knowledge, decide, peers_of
 from controller.agent.refusals import Refusals
 from controller.agent.selection import Selection
+from controller.agent.workloads import HeldBlocks
 
 if TYPE_CHECKING:
     from bgp.events import SpeakerEvent
@@ -71,6 +72,7 @@ class Routing:
         self._holdings: object = None
         self._refusals = Refusals()
         self._selection = Selection()
+        self._held_blocks = HeldBlocks(node.name)
         self.cluster: Cluster | None = None
         self.peering = Peering(())
         self.decision: Decision | None = None
@@ -85,7 +87,7 @@ class Routing:
 
         Their own routes do not wait for a decision: one came with `RouteProgrammer.program`, or went with its link.
         """
-        if self._held_blocks() != self._holdings:
+        if self._announced_blocks() != self._holdings:
             self.mark()
         elif self._gathering is None:
             self._gathering = asyncio.get_running_loop().call_later(_GATHERING_SECONDS, self.mark)
@@ -157,28 +159,26 @@ class Routing:
         if self._gathering is not None:
             self._gathering.cancel()
             self._gathering = None
-        self._holdings = self._held_blocks()
+        self._holdings = self._announced_blocks()
         self.decision = decide(self._known(self.cluster), self._selection)
         self._refusals.tell(self.decision.rejected, time.monotonic())
         # No await between reading and setting: an address wired in between would lose its route again.
         self._programmer.set(self.decision.routes)
         await self._speaker.set(self.peering.peers, self.decision.announcements)
 
-    def _held_blocks(self) -> object:
+    def _announced_blocks(self) -> object:
         """Return what differs when something else is to be announced: own blocks, and the state of borrowed ones."""
         own = tuple(block.cidr for block in self._assigner.own_blocks())
         return own, {block.cidr: block.sequence for block in self._assigner.blocks() if block.cidr not in own}
 
     def _known(self, cluster: Cluster) -> Knowledge:
-        holders = self._assigner.holders()
         return Knowledge(
             node=self._node,
             cluster=cluster,
             peers=self.peering.peers,
             route_count_by_peer=self._rib.route_counts(),
             own_blocks=tuple(block.cidr for block in self._assigner.own_blocks()),
-            link_of={address: holder.interface for address, holder in holders.items()},
-            index_of=dict(self._links.index_of),
+            workloads=self._held_blocks.workloads(self._assigner.blocks(), self._links.index_of),
             interfaces=self._interfaces,
             learned=self._rib.routes(),
             settled=self._rib.settled(time.monotonic()),

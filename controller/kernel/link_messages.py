@@ -182,7 +182,7 @@ def every_link_query() -> bytes:
 def link_is_up(body: bytes) -> bool:
     """Tell whether a dumped link is switched on and has somebody at its other end."""
     flags = IFINFOMSG.unpack_from(body)[3]
-    return flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING
+    return bool(flags & IFF_UP and flags & IFF_RUNNING)
 
 
 def link_facts(body: bytes) -> LinkFacts:

@@ -131,16 +131,19 @@ class RouteTable:
             dropped = self._wanted.difference(desired.routes) - self._added
         actual = self._actual or {}
         upserts: list[KernelRoute] = []
+        # Most are the very objects that are there; telling that takes a tenth of the time of looking each up.
+        there = _identities(actual.values())
         for portion in _portions(desired.routes.values()):
-            upserts += to_write(portion, actual)
+            upserts += to_write([route for route in portion if id(route) not in there], actual)
         failures = self._write_all(upserts, before)
         # Added before removed, for a route may stand in for one that goes.
         removals: list[KernelRoute] = []
         actual = self._actual or {}
         # Every desired route is there now but for those that failed or were left to the other thread.
         if len(actual) + len(failures) + len(self._added) > len(desired.routes):  # else everything there is desired
+            wanted = _identities(desired.routes.values())
             for portion in _portions(list(actual.values())):
-                removals += to_remove(portion, desired, dropped)
+                removals += to_remove([route for route in portion if id(route) not in wanted], desired, dropped)
         failures += self._remove_all(removals)
         with self._lock:
             dropped -= self._added
@@ -318,6 +321,14 @@ def _portions(items: Iterable[_T], size: int = _READ_AT_ONCE) -> Iterator[tuple[
     while portion := tuple(islice(rest, size)):
         yield portion
         time.sleep(_PAUSE_SECONDS)
+
+
+def _identities(routes: Collection[KernelRoute]) -> set[int]:
+    """Return the identities of routes that somebody keeps."""
+    found: set[int] = set()
+    for portion in _portions(list(routes)):
+        found.update(map(id, portion))
+    return found
 
 
 def _hosts(prefixes: Iterable[IPNetwork]) -> set[IPAddress]:

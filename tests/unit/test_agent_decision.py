@@ -15,9 +15,10 @@ from bgp.policy import Rejection
 from bgp.route import Announcement, LearnedRoute
 from controller.agent.cluster import Cluster
 from controller.agent.decision import Decision, DrainPhase, Knowledge, RejectedRoutes, decide, peers_of
+from controller.agent.workloads import Workloads
 from controller.datamodel.records import Node
 from controller.ports import InterfaceAddress, KernelRoute, NextHop, RouteKind, Version
-from controller.reconcile.desired import Unresolved
+from controller.reconcile.desired import Unresolved, host_prefix, workload_routes
 from controller.reconcile.difference import Sweep
 from ipam.pool import Pool
 
@@ -69,13 +70,18 @@ def knowledge(
         peers=peers,
         route_count_by_peer=Counter(each.peer for each in routes),
         own_blocks=own_blocks,
-        link_of=link_of or {},
-        index_of={"tor1": 7},
+        workloads=workloads(link_of or {}),
         interfaces=interfaces,
         learned=learned(*routes),
         settled=settled,
         drain=drain,
     )
+
+
+def workloads(link_of: dict[IPAddress, str]) -> Workloads:
+    """Return these workloads, whose addresses may all be in blocks of others."""
+    held = frozenset(map(host_prefix, link_of))
+    return Workloads(held, tuple(held), workload_routes(link_of, {"tor1": 7}))
 
 
 def counts(decision: Decision) -> dict[Rejection, int]:

@@ -52,7 +52,7 @@ class Host:
     """Assigner, links, programmer and speaker of a node, as far as routing sees them, and what was handed to them."""
 
     def __init__(self) -> None:
-        self.held: dict[IPAddress, Holder] = {}
+        self.block = Block.claimed(OWN_BLOCK, node="here", at=0.0)
         self.borrowed: tuple[Block, ...] = ()
         self.index_of: dict[str, int] = {}
         self.desired: list[DesiredRoutes] = []
@@ -60,13 +60,9 @@ class Host:
         self.wired: set[IPNetwork] = set()
         self.lost: set[IPNetwork] = set()
 
-    def holders(self) -> dict[IPAddress, Holder]:
-        """Return who holds which address."""
-        return dict(self.held)
-
     def own_blocks(self) -> tuple[Block, ...]:
         """Return the one block."""
-        return (Block.claimed(OWN_BLOCK, node="here", at=0.0),)
+        return (self.block,)
 
     def blocks(self) -> tuple[Block, ...]:
         """Return the one block, and what is borrowed."""
@@ -74,8 +70,8 @@ class Host:
 
     def wire(self, number: int) -> KernelRoute:
         """Do what an ADD does up to the moment its route is in the kernel; from then on the route must stay."""
-        address, link = ip_address(f"10.0.0.{number}"), f"tor{number}"
-        self.held[address] = Holder(f"handle{number}", "here", "web", "", link, 0.0)
+        link = f"tor{number}"
+        self.block, address = self.block.assign(Holder(f"handle{number}", "here", "web", "", link, 0.0), number)
         self.index_of[link] = number
         route = workload_route(address, number)
         self.wired.add(route.prefix)

@@ -15,6 +15,7 @@ from bgp.route import LearnedRoute
 from controller.agent.cluster import Cluster
 from controller.agent.decision import Decision, DrainPhase, Knowledge, decide
 from controller.agent.selection import Selection
+from controller.agent.workloads import Workloads
 from controller.datamodel.records import Node
 from controller.ports import InterfaceAddress, Version
 from ipam.pool import Pool
@@ -63,8 +64,9 @@ def knowledge(draw: st.DrawFn) -> Knowledge:
             peer: sum(route.peer == peer for found in learned.values() for route in found) for peer in PEERS
         },
         own_blocks=draw(st.sampled_from([(), (PREFIXES[0],)])),
-        link_of=draw(st.dictionaries(st.sampled_from([ip_address("10.0.0.5"), ip_address("10.0.0.70")]), st.just("a"))),
-        index_of={"a": 7},
+        workloads=Workloads(
+            frozenset(draw(st.sets(st.sampled_from([ip_network("10.0.0.5"), ip_network("10.0.0.70")])))), (), {}
+        ),
         interfaces=draw(st.sampled_from([(), (UPLINK,)])),
         learned=learned,
         settled=True,
