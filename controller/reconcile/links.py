@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from controller.ports import Links, WorkloadLink
 
 #: Most of wiring is the kernel's work, a part of it under one lock.
-_WIRED_AT_ONCE: Final = 4
+_WIRED_AT_ONCE: Final = 2
 _REMOVALS_AT_ONCE: Final = 64
 
 
