@@ -59,6 +59,9 @@ def _switch(descriptor: int, what: str) -> None:
 
 
 @functools.cache
-def _libc() -> ctypes.CDLL:
-    """Return the C library, which is looked up once; os.setns came with Python 3.12."""
-    return ctypes.CDLL(None, use_errno=True)
+def _libc() -> ctypes.PyDLL:
+    """Return the C library, which is looked up once; os.setns came with Python 3.12.
+
+    A `PyDLL` keeps the interpreter's lock: the switch takes some microseconds, and to get the lock back takes longer.
+    """
+    return ctypes.PyDLL(None, use_errno=True)

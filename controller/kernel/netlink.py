@@ -259,7 +259,7 @@ class NetlinkSocket:
     def _received(self) -> bytes:
         try:
             return self._socket.recv(DATAGRAM_BYTES)
-        except TimeoutError as error:
+        except BlockingIOError as error:
             self._reopen()
             raise KernelUnavailable(
                 f"no answer to a netlink message within {self._timeout_seconds:g} s; the socket was reopened"
@@ -280,13 +280,20 @@ class NetlinkSocket:
             opened.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
             opened.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
             opened.bind((port_id, 0))
-            opened.settimeout(self._timeout_seconds)
+            # Not settimeout, which asks poll(2) before each call: the interpreter changes threads at every system call.
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _packed_time(self._timeout_seconds))
         except OSError as error:
             opened.close()
             raise KernelRefused(
                 "opening a netlink socket (it needs CAP_NET_ADMIN)", error.errno or 0, error.strerror or str(error)
             ) from error
         return opened
+
+
+def _packed_time(seconds: float) -> bytes:
+    """Return a struct timeval, which is two C longs (include/uapi/asm-generic/socket.h, SO_RCVTIMEO_OLD)."""
+    whole = int(seconds)
+    return struct.pack("@ll", whole, int((seconds - whole) * 1_000_000))
 
 
 def _alike(datagram: bytes, expected_sequence: int) -> list[bytes] | None:
