@@ -179,7 +179,7 @@ def parse_configuration(document: object) -> IpamConfiguration:
 
 def reservation_spec(reservation: Reservation) -> ReservationSpec:
     """Return the specification that describes a reservation."""
-    return ReservationSpec(reservedCIDRs=[str(cidr) for cidr in reservation.cidrs])
+    return ReservationSpec(reservedCIDRs=[str(cidr) for cidr in dict.fromkeys(reservation.cidrs)])
 
 
 def pool_spec(pool: Pool) -> PoolSpec:

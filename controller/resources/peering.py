@@ -158,7 +158,7 @@ def peer_spec(peer: PeerDefinition) -> PeerSpec:
         sourceAddress=None if peer.source_address is None else str(peer.source_address),
         nextHop="self" if peer.next_hop_self else "keep",
         passive=peer.passive,
-        filters=list(peer.filters),
+        filters=list(dict.fromkeys(peer.filters)),
         maxPrefixes=peer.max_prefixes,
     )
 

@@ -153,6 +153,34 @@ def test_no_document_ends_in_anything_but_a_resource_or_a_refusal(kind: str, spe
         assert parse_resource(resource_document(resource)) == resource
 
 
+@pytest.mark.parametrize(
+    ("kind", "change", "complaint"),
+    [
+        ("Pool", {"communities": ["1:2", "01:2"]}, r"spec\.communities: 1:2 is there twice; keep one"),
+        (
+            "Reservation",
+            {"reservedCIDRs": ["fd00::/64", "FD00::/64"]},
+            r"spec\.reservedCIDRs: fd00::/64 is there twice",
+        ),
+        ("BGPPeer", {"filters": ["a", "b", "a"]}, r"spec\.filters: a is there twice; keep one"),
+    ],
+)
+def test_nothing_stands_twice_in_a_list(kind: str, change: dict[str, object], complaint: str) -> None:
+    """However it is spelt."""
+    document = _document(kind)
+    document["spec"] |= change
+    with pytest.raises(RefusedError, match=complaint):
+        parse_resource(document)
+
+
+def test_a_record_in_which_something_stands_twice_is_shown_all_the_same() -> None:
+    """Once: it is used so, and can be applied."""
+    pool = Pool("p", ip_network("10.0.0.0/16"), 26, communities=((1, 2), (1, 2)))
+    shown = parse_resource(resource_document(pool))
+    assert isinstance(shown, Pool)
+    assert shown.communities == ((1, 2),)
+
+
 def test_a_version_may_be_written_as_a_number() -> None:
     """YAML makes one of it where the quotes were lost."""
     document = _document("Pool")
