@@ -102,7 +102,10 @@ def two_hosts(namespaces: Callable[[str], str]) -> Iterator[tuple[Host, Host]]:
         for number, name in enumerate(names, 1):
             subprocess.run(["ip", "-n", name, "address", "add", f"192.0.2.{number}/24", "dev", "up0"], check=True)
             subprocess.run(["ip", "-n", name, "link", "set", "up0", "up"], check=True)
-        yield Host(directory / "a", "a", names[0]), Host(directory / "b", "b", names[1])
+        yield (
+            Host(directory / "a", "a", names[0], "192.0.2.1"),
+            Host(directory / "b", "b", names[1], "192.0.2.2"),
+        )
     finally:
         shutil.rmtree(directory)
 

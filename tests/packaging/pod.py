@@ -6,6 +6,8 @@ mount namespace of its own and in the host's network, as the pod says. /proc/sys
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import os
 import shlex
 import signal
@@ -13,7 +15,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,6 +45,10 @@ exec chroot "$tree" "$@"
 """
 
 
+#: What is in each Secret, by its key.
+Secrets: TypeAlias = "Mapping[str, Mapping[str, str]]"
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     """The files of a host, below a directory, where the pod's host paths are."""
@@ -50,6 +56,7 @@ class Host:
     root: Path
     name: str
     namespace: str
+    address: str
 
     def path(self, path: str) -> Path:
         """Return where a path of the host is here; what belongs to the kernel is the machine's own."""
@@ -59,13 +66,13 @@ class Host:
 class Pod:
     """The pod of a rendered DaemonSet; its processes run until `stop`."""
 
-    def __init__(self, image: Stage, host: Host, documents: Mapping[str, Any]) -> None:
+    def __init__(self, image: Stage, host: Host, documents: Mapping[str, Any], secrets: Secrets) -> None:
         self._image = image
         self._host = host
         self._spec = documents["DaemonSet"]["spec"]["template"]["spec"]
         host.root.mkdir(parents=True, exist_ok=True)
         self._files = Path(tempfile.mkdtemp(prefix="pod-", dir=host.root))
-        self._volumes = {volume["name"]: self._make(volume, documents) for volume in self._spec["volumes"]}
+        self._volumes = {volume["name"]: self._make(volume, documents, secrets) for volume in self._spec["volumes"]}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def initialise(self) -> None:
@@ -108,6 +115,15 @@ class Pod:
     def is_running(self, name: str) -> bool:
         """Tell whether the container's process is there."""
         return name in self._running and self._running[name].poll() is None
+
+    def probe(self, name: str, probe: str) -> int:
+        """Ask what a probe of a container asks, and return the HTTP status."""
+        container = self._container(name)
+        asked = container[probe]["httpGet"]
+        (port,) = [each["containerPort"] for each in container["ports"] if each["name"] == asked["port"]]
+        with contextlib.closing(http.client.HTTPConnection(self._host.address, port, timeout=10)) as connection:
+            connection.request("GET", asked["path"])
+            return connection.getresponse().status
 
     def process(self, name: str) -> int:
         """Return the container's first process: the only child of unshare(1), which waits for it."""
@@ -173,7 +189,7 @@ class Pod:
             *container.get("args", ()),
         ]
 
-    def _make(self, volume: Mapping[str, Any], documents: Mapping[str, Any]) -> Path:
+    def _make(self, volume: Mapping[str, Any], documents: Mapping[str, Any], secrets: Secrets) -> Path:
         """Return the place of a volume's files, which are there."""
         place = self._files / str(volume["name"])
         match volume:
@@ -189,6 +205,11 @@ class Pod:
                 place.mkdir(parents=True)
                 for key, text in documents["ConfigMap"]["data"].items():
                     (place / key).write_text(text)
+            case {"secret": {"secretName": name, "items": items, "defaultMode": mode}}:
+                place.mkdir(parents=True)
+                for item in items:
+                    (place / item["path"]).write_text(secrets[name][item["key"]])
+                    (place / item["path"]).chmod(mode)
             case _:
                 raise ValueError(f"{volume}: this volume is not understood here")
         return place

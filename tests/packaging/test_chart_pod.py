@@ -33,6 +33,7 @@ spec: {cidr: 10.244.0.0/16, blockSize: 26}
 """
 
 
+_TOKEN: Final = "2f1c9a34-6b5d-4c8e-9f70-1d2e3a4b5c6d"
 #: include/uapi/linux/capability.h
 _NET_BIND_SERVICE: Final = 10
 
@@ -102,13 +103,15 @@ class Scene:
     a: Host
     b: Host
     consul: ConsulServer
+    inside: Callable[[str], contextlib.AbstractContextManager[None]]
     make_pod: Callable[..., Pod]
     make_workload: Callable[[Host, str], Workload]
 
     def values(self, **agent: object) -> dict[str, Any]:
         """Return the values of the release; hosts of a test have no default route to be found by."""
         address = f"http://192.0.2.1:{self.consul.port}"
-        return {"consul": {"address": address}, "agent": {"ipv4Address": "interface=up0", **agent}}
+        consul = {"address": address, "token": {"existingSecret": "acl", "key": "secret-id"}}
+        return {"consul": consul, "agent": {"ipv4Address": "interface=up0", **agent}}
 
 
 @pytest.fixture
@@ -121,11 +124,12 @@ def scene(  # noqa: PLR0917  pytest passes them by name
     namespaces: Callable[[str], str],
 ) -> Iterator[Scene]:
     """Give the hosts, with Consul on host a, not yet started; what runs of the pods is ended after the test."""
-    server = make_consul({"client_addr": "0.0.0.0"})
+    acl = {"enabled": True, "default_policy": "deny", "tokens": {"master": _TOKEN}}
+    server = make_consul({"client_addr": "0.0.0.0", "acl": acl})
     with contextlib.ExitStack() as pods:
 
         def make_pod(host: Host, values: Mapping[str, Any]) -> Pod:
-            pod = Pod(image.stage, host, rendered(repository, values))
+            pod = Pod(image.stage, host, rendered(repository, values), {"acl": {"secret-id": _TOKEN}})
             pods.callback(pod.stop_all)
             pod.initialise()
             return pod
@@ -135,7 +139,7 @@ def scene(  # noqa: PLR0917  pytest passes them by name
 
         with inside(two_hosts[0].namespace):
             server.start()
-        yield Scene(*two_hosts, server, make_pod, make_workload)
+        yield Scene(*two_hosts, server, inside, make_pod, make_workload)
 
 
 def status_of(process: int) -> dict[str, str]:
@@ -193,6 +197,18 @@ def test_an_upgrade_loses_no_packet(
     for workload in (first, second, third):
         workload.call("DEL")
     assert not first.reaches(second.address)
+
+
+def test_probes_tell_a_node_that_wires_from_one_that_cannot(scene: Scene, wait_until: Callable[..., None]) -> None:
+    """An agent lives from the start, and is ready once pods can have addresses."""
+    pod = scene.make_pod(scene.a, scene.values())
+    pod.start("bgp")
+    pod.start("agent")
+    with scene.inside(scene.a.namespace):
+        wait_until(lambda: pod.probe("agent", "livenessProbe") == 200, "the agent lives")
+        assert pod.probe("agent", "readinessProbe") == 503
+        wait_until(lambda: pod.execute("agent", "tortiectl", "apply", "-f", "-", text=_POOL), "a pool is taken")
+        wait_until(lambda: pod.probe("agent", "readinessProbe") == 200, "the agent is ready")
 
 
 def test_the_speaker_is_not_root_and_sees_nothing_of_the_agents(scene: Scene, wait_until: Callable[..., None]) -> None:
