@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import ExitStack, contextmanager
+import time
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
+from ipaddress import IPv4Address
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Final
 
+from controller.kernel.link_names import container_mac, host_link_name
+from controller.kernel.links import KernelLinks
+from controller.ports import WorkloadLink
 from tests.bench.bgp_places import Node, inside, place, write_cluster
 from tests.bench.cni_callers import Container, Plugin, containers
-from tests.bench.harness import Benchmark, Better, Comparison
+from tests.bench.harness import Benchmark, Better, Comparison, Figure
 from tests.bench.ipam_nodes import POOL, consul_server
 
 if TYPE_CHECKING:
@@ -43,9 +48,15 @@ def _sides() -> Iterator[Mapping[str, Sample]]:
         prefix = f"tcni{os.getpid()}"
         fresh = stack.enter_context(containers(f"{prefix}new", _MANY))
         nodes = [_on_sqlite(where, 1), _on_sqlite(where, 2), _on_consul(where, 3, stack)]
+        agents = [node.start() for node in nodes]
         sqlite, full, consul = (_node(where, node) for node in nodes)
         hosts = {"sqlite": sqlite, "consul": consul, "ptp": _ptp(where, 4), "full": full}
-        sides: dict[str, Sample] = {}
+        sides: dict[str, Sample] = {
+            "process": partial(_milliseconds, sqlite, "VERSION", fresh[:_ALONE]),
+            "wiring": partial(_wiring_milliseconds, where.host(5), fresh[:_ALONE]),
+            "memory sqlite": agents[0].memory_megabytes,
+            "memory full": agents[1].memory_megabytes,
+        }
         for name, plugin in hosts.items():
             count = _MANY_WORKLOADS if plugin is full else _FEW_WORKLOADS
             attached = stack.enter_context(containers(f"{prefix}{name}", count))
@@ -64,12 +75,27 @@ def _milliseconds(plugin: Plugin, command: str, containers: list[Container]) -> 
     return 1000 * median(after - before for before, after in pairwise([0.0, *ended]))
 
 
+def _wiring_milliseconds(host: str, containers: list[Container]) -> float:
+    """Return the median time that the agent's own code takes for one link, without the agent."""
+    times = []
+    with inside(host), closing(KernelLinks()) as links, ExitStack() as stack:
+        for number, container in enumerate(containers):
+            name = host_link_name(container.name, "eth0")
+            mac = container_mac(container.name, "eth0")
+            namespace = stack.enter_context(Path(container.namespace_path).open("rb"))
+            stack.callback(links.unwire, name)
+            link = WorkloadLink(name, "eth0", mac, (IPv4Address(f"10.81.0.{number}"),), 1500)
+            started = time.perf_counter()
+            links.wire(namespace.fileno(), link)
+            times.append(1000 * (time.perf_counter() - started))
+    return median(times)
+
+
 def _per_second(plugin: Plugin, command: str, containers: list[Container]) -> float:
     return len(containers) / plugin.call(command, containers, in_flight=_IN_FLIGHT)[-1]
 
 
 def _node(where: Place, node: Node) -> Plugin:
-    node.start()
     configuration = {
         "cniVersion": "1.0.0",
         "name": "bench",
@@ -138,6 +164,9 @@ BENCHMARK = Benchmark(
             for store in ("sqlite", "consul")
         },
         "add-at-1000-workloads": Comparison("ADD full", "ADD sqlite", "ms", Better.LOWER),
+        "memory-at-1000-workloads": Comparison("memory full", "memory sqlite", "MB", Better.LOWER),
+        "process-alone": Figure("process", "ms"),
+        "wiring-alone": Figure("wiring", "ms"),
     },
     sides=_sides,
 )

@@ -120,6 +120,11 @@ class Program:
         schedstat = Path(f"/proc/{self._process.pid}/schedstat").read_text()
         return int(schedstat.split()[0]) / 1e9
 
+    def memory_megabytes(self) -> float:
+        """Return how much memory it has."""
+        pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
     def end(self) -> None:
         """Ask it to end, and see that it does."""
         self._process.terminate()
@@ -151,10 +156,10 @@ class Node:
             "TORTIE_IPV6_ADDRESS": "none",
         }
 
-    def start(self) -> None:
-        """Start both daemons."""
+    def start(self) -> Program:
+        """Start both daemons and return the agent."""
         self._place.start(self.namespace, str(PROGRAMS / "tortie-bgp"), *self._bgp)
-        self._place.start(self.namespace, str(PROGRAMS / "tortie-agent"), environment=self.environment)
+        return self._place.start(self.namespace, str(PROGRAMS / "tortie-agent"), environment=self.environment)
 
 
 class Bird:
