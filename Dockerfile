@@ -2,17 +2,17 @@
 #
 #   docker build -t tortie .
 #
-# FROM, ARG, ENV, LABEL, COPY, RUN, WORKDIR, USER and CMD are all that is used here: tests/packaging/ follows these very
+# FROM, RUN, COPY, LABEL, ENV and CMD are all that is used here: tests/packaging/ follows these very
 # steps in bare trees, without a container engine, and runs what comes out.
 
 FROM debian:bookworm-slim AS build
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev python3 python3-venv
 COPY pyproject.toml README.md LICENSE /src/
-COPY packaging/install /src/packaging/install
+COPY charts/host/install /src/charts/host/install
 COPY bgp /src/bgp
 COPY controller /src/controller
 COPY ipam /src/ipam
-RUN /src/packaging/install programs
+RUN /src/charts/host/install programs
 
 FROM debian:bookworm-slim
 LABEL org.opencontainers.image.title=tortie

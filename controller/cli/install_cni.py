@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _PLUGIN: Final = "tortie-cni"
-#: Where `make setup` puts it; `packaging/install` puts it beside the programs.
+#: Where `make setup` puts it; `charts/host/install` puts it beside the programs.
 _BUILT: Final = Path(__file__).parents[2] / "build" / _PLUGIN
 #: The standard plugins that go after ours where they are installed, in this order; each asks for what it can do.
 _CHAINED: Final = {"portmap": "portMappings", "bandwidth": "bandwidth"}

@@ -1,4 +1,4 @@
-"""A host that was installed with `packaging/install host`, booted: systemd as the first process of its namespaces.
+"""A host that was installed with `charts/host/install host`, booted: systemd as the first process of its namespaces.
 
 It has a network, processes, mounts and control groups of its own; of the kernel's settings it may change the network's
 alone, which are of its namespace.

@@ -27,7 +27,7 @@ def test_the_dockerfiles_steps_are_those_that_were_run(image: Image, repository:
     """Each instruction was followed, in order, and nothing else; what makes the programs is in one script."""
     instructions = parse((repository / "Dockerfile").read_text())
     assert list(image.followed) == instructions
-    assert "/src/packaging/install programs" in [each.text for each in instructions if each.name == "RUN"]
+    assert "/src/charts/host/install programs" in [each.text for each in instructions if each.name == "RUN"]
 
 
 def test_only_what_is_copied_gets_into_the_build(repository: Path) -> None:

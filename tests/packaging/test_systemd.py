@@ -32,11 +32,11 @@ FROM debian:bookworm-slim
 RUN apt-get update && apt-get install -y --no-install-recommends \
     gcc iproute2 iputils-ping libc6-dev nftables python3 python3-venv systemd
 COPY pyproject.toml README.md LICENSE /src/
-COPY packaging /src/packaging
+COPY charts/host /src/charts/host
 COPY bgp /src/bgp
 COPY controller /src/controller
 COPY ipam /src/ipam
-RUN /src/packaging/install host
+RUN /src/charts/host/install host
 """
 _POOL: Final = """
 apiVersion: tortie/v1
@@ -52,7 +52,7 @@ def units_tree(repository: Path, tmp_path: Path) -> Path:
     for unit in _UNITS:
         place = tmp_path / "etc/systemd/system" / unit
         place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(repository / "packaging" / "systemd" / unit, place)
+        shutil.copy(repository / "charts" / "host" / "systemd" / unit, place)
         program = re.search(r"^ExecStart=(\S+)", place.read_text(), re.MULTILINE)
         assert program is not None
         executable = tmp_path / program[1].lstrip("/")

@@ -115,4 +115,4 @@ def test_top_level_folders_are_the_agreed_ones() -> None:
     """What is not a package, the chart or a test does not get a folder of its own."""
     ignored = {line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines()}
     folders = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")}
-    assert folders - ignored <= {"bgp", "charts", "controller", "ipam", "packaging", "tests"}
+    assert folders - ignored <= {"bgp", "charts", "controller", "ipam", "tests"}
