@@ -175,11 +175,14 @@ def _announced(known: Knowledge) -> tuple[Announcement, ...]:
     if known.drain is DrainPhase.WITHDRAWN:
         return ()
     pools = [pool for pool, _ in known.cluster.pools.values()]
-    own = PrefixSet(block for block in known.own_blocks if not _contested(known, block))
+    alone = [block for block in known.own_blocks if not _contested(known, block)]
+    own = PrefixSet(alone)
+    # Going through all that is held takes long on a full node, and a contested block is rare.
+    outside = known.workloads.borrowed if len(alone) == len(known.own_blocks) else known.workloads.held
     return announcements(
         _router(known.node),
         blocks=known.own_blocks,
-        addresses=(prefix for prefix in known.workloads.borrowed if not own.covers(prefix)),
+        addresses=(prefix for prefix in outside if not own.covers(prefix)),
         unexported=(pool.cidr for pool in pools if pool.disable_bgp_export),
         communities_of=((pool.cidr, pool.communities) for pool in pools),
         draining=known.drain is DrainPhase.ASKING,

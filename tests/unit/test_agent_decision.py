@@ -12,6 +12,7 @@ from bgp.filter import Action, Rule
 from bgp.peer import Peer
 from bgp.peering import Filter, PeerDefinition, SessionTimes
 from bgp.policy import Rejection
+from bgp.prefixes import PrefixSet
 from bgp.route import Announcement, LearnedRoute
 from controller.agent.cluster import Cluster
 from controller.agent.decision import Decision, DrainPhase, Knowledge, RejectedRoutes, decide, peers_of
@@ -79,9 +80,11 @@ def knowledge(
 
 
 def workloads(link_of: dict[IPAddress, str]) -> Workloads:
-    """Return these workloads, whose addresses may all be in blocks of others."""
+    """Return these workloads; what lies in no own block is borrowed."""
     held = frozenset(map(host_prefix, link_of))
-    return Workloads(held, tuple(held), workload_routes(link_of, {"tor1": 7}))
+    own = PrefixSet(OWN)
+    borrowed = tuple(prefix for prefix in held if not own.covers(prefix))
+    return Workloads(held, borrowed, workload_routes(link_of, {"tor1": 7}))
 
 
 def counts(decision: Decision) -> dict[Rejection, int]:
