@@ -57,6 +57,8 @@ class RouteTable:
         self._written: set[IPNetwork] = set()
         self._added: set[IPNetwork] = set()
         self._moved: set[IPAddress] = set()
+        # Whether the map was read anew for a conflict: what was lost by then is missing there, and no dump tells of it.
+        self._reread = False
         # The workloads' links, and the desired routes that say so.
         self._links: set[int] = set()
         self._linked: Mapping[IPNetwork, KernelRoute] | None = None
@@ -124,9 +126,10 @@ class RouteTable:
         if first or resync:
             drifted = self._resync(before)
             self._look_for_foreign(desired)
-            if not drifted and not changed:
+            if not drifted and not changed and not self._reread:
                 return
         with self._lock:
+            self._reread = False
             self._wanted.update(desired.routes)
             dropped = self._wanted.difference(desired.routes) - self._added
         actual = self._actual or {}
@@ -140,7 +143,8 @@ class RouteTable:
         removals: list[KernelRoute] = []
         actual = self._actual or {}
         # Every desired route is there now but for those that failed or were left to the other thread.
-        if len(actual) + len(failures) + len(self._added) > len(desired.routes):  # else everything there is desired
+        # Otherwise, if there are not more, everything there is desired.
+        if self._reread or len(actual) + len(failures) + len(self._added) > len(desired.routes):
             wanted = _identities(desired.routes.values())
             for portion in _portions(list(actual.values())):
                 removals += to_remove([route for route in portion if id(route) not in wanted], desired, dropped)
@@ -263,6 +267,7 @@ class RouteTable:
         }
         if taken:  # ours after all? What is known to be in the way of a route is not looked at each time.
             self._actual = {route.prefix: route for route in self._read()}
+            self._reread = True
             back = [route for route in routes if route.prefix in taken and route.prefix in self._actual]
             again = self._fib.apply(back, (), replaceable=self._actual)
             settled = {route.prefix for route in back}
