@@ -1,5 +1,8 @@
 """HTTP over TCP: pages that are read by other machines and by people's browsers, and never change anything.
 
+Containers reach them, too, and every open connection is a file of the agent's, of which it has so many: so one address
+has a few connections, and none that is idle for long. This host's own programs are not counted.
+
 Where the address is taken or not there yet, the agent goes on and tries again: nobody's container waits for a page.
 """
 
@@ -8,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -30,6 +34,10 @@ Page: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _RETRY_SECONDS: Final = 5.0
 #: How long an answer under way may take when the agent stops, in seconds.
 _STOP_SECONDS: Final = 0.5
+#: How many connections one address may have at a time; those beyond are closed at once.
+_MOST_CONNECTIONS: Final = 16
+#: How long a connection may be without a whole request, in seconds; scrapes every minute keep theirs.
+_IDLE_SECONDS: Final = 75.0
 
 
 class AddressTaken(TortieError):
@@ -50,18 +58,28 @@ class WebServer:
         application = web.Application()
         for path, page in self._pages.items():
             application.router.add_get(path, page)
-        runner = web.AppRunner(application, access_log=None, shutdown_timeout=_STOP_SECONDS)
+        runner = web.AppRunner(application, shutdown_timeout=_STOP_SECONDS)
         await runner.setup()
+        listener: asyncio.Server | None = None
         try:
-            await self._start(runner)
+            listener = await self._start(runner)
             await asyncio.get_running_loop().create_future()
         finally:
+            if listener is not None:
+                listener.close()
             await runner.cleanup()
 
-    async def _start(self, runner: web.AppRunner) -> None:
+    async def _start(self, runner: web.AppRunner) -> asyncio.Server:
+        loop, server, open_counts = asyncio.get_running_loop(), runner.server, Counter[str]()
+        if server is None:
+            raise AssertionError("a runner that was set up has a server")
+
+        def visit() -> _Visit:
+            return _Visit(server, open_counts)
+
         while True:
             try:
-                await web.TCPSite(runner, self._listen.host or None, self._listen.port).start()
+                listener = await loop.create_server(visit, self._listen.host or None, self._listen.port)
             except OSError as error:
                 reason = f"{self._listen} cannot be listened on: {error.strerror or error}; free it or set another"
                 self._complaints.tell(self._complaint, AddressTaken(reason))
@@ -69,7 +87,44 @@ class WebServer:
             else:
                 self._complaints.settle(self._complaint)
                 log.info("serving", extra={"address": str(self._listen), "pages": sorted(self._pages)})
-                return
+                return listener
+
+
+class _Visit(web.RequestHandler):
+    """One connection; `open_counts` has how many each address has."""
+
+    __slots__ = ("_open_counts", "_visitor")
+
+    def __init__(self, server: web.Server, open_counts: Counter[str]) -> None:
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # type: ignore[arg-type]  # None, for no log, is what aiohttp's own runners pass
+            keepalive_timeout=_IDLE_SECONDS,
+        )
+        self._open_counts = open_counts
+        self._visitor = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Count the connection, and close it if its address has too many."""
+        super().connection_made(transport)
+        peer = transport.get_extra_info("peername")
+        self._visitor = str(peer[0]) if peer else ""
+        self._open_counts[self._visitor] += 1
+        if self._open_counts[self._visitor] > _MOST_CONNECTIONS and not _is_here(self._visitor):
+            self.force_close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Count the connection no more."""
+        super().connection_lost(exc)
+        self._open_counts[self._visitor] -= 1
+        if not self._open_counts[self._visitor]:
+            del self._open_counts[self._visitor]
+
+
+def _is_here(visitor: str) -> bool:
+    address = _address(visitor)
+    return address is not None and address.is_loopback
 
 
 def for_nodes_only(page: Page, is_node: Callable[[IPAddress], bool]) -> Page:
@@ -79,7 +134,7 @@ def for_nodes_only(page: Page, is_node: Callable[[IPAddress], bool]) -> Page:
     """
 
     async def answer(request: web.Request) -> web.StreamResponse:
-        visitor = _visitor(request)
+        visitor = _address(request.remote)
         if visitor is None or not (visitor.is_loopback or is_node(visitor)):
             raise web.HTTPForbidden(text="this page is for nodes of the cluster; ask from one of them\n")
         return await page(request)
@@ -87,8 +142,8 @@ def for_nodes_only(page: Page, is_node: Callable[[IPAddress], bool]) -> Page:
     return answer
 
 
-def _visitor(request: web.Request) -> IPAddress | None:
-    if not request.remote:
+def _address(visitor: str | None) -> IPAddress | None:
+    if not visitor:
         return None
-    address = ipaddress.ip_address(request.remote.partition("%")[0])
+    address = ipaddress.ip_address(visitor.partition("%")[0])
     return getattr(address, "ipv4_mapped", None) or address

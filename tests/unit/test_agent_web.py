@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import ExitStack, asynccontextmanager, closing
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -16,7 +17,7 @@ from controller.agent.web import WebServer, for_nodes_only
 from controller.settings import ListenAddress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from ipam.address import IPAddress
 
@@ -53,6 +54,89 @@ async def test_a_taken_address_is_told_and_served_once_it_is_free(monkeypatch: p
         await running
     with socket.create_server(("127.0.0.1", listen.port)):
         pass
+
+
+@asynccontextmanager
+async def served() -> AsyncIterator[ListenAddress]:
+    """Serve a page until the context ends, and see that nothing went wrong in the server."""
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        listen = ListenAddress("127.0.0.1", free.getsockname()[1])
+    complaints = Complaints()
+    running = asyncio.create_task(WebServer("the page", listen, {"/hello": hello}, complaints).run())
+    try:
+        await until_answered(listen)
+        yield listen
+    finally:
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    assert not faults
+
+
+async def answers(listen: ListenAddress) -> bool:
+    """Whether the page is answered, over a connection of its own."""
+    try:
+        async with aiohttp.ClientSession() as client, client.get(f"http://{listen}/hello") as answer:
+            return answer.status == 200
+    except aiohttp.ClientError:
+        return False
+
+
+async def until_answered(listen: ListenAddress) -> None:
+    """Return as soon as the page is answered."""
+    async with asyncio.timeout(30):
+        while not await answers(listen):  # noqa: ASYNC110  the server tells nobody when it listens
+            await asyncio.sleep(0.001)
+
+
+async def connections(listen: ListenAddress, number: int, stack: ExitStack) -> list[socket.socket]:
+    """Open so many connections, one after the other, which stay open on this side until the stack is closed."""
+    loop, opened = asyncio.get_running_loop(), []
+    for _ in range(number):
+        opened.append(stack.enter_context(closing(socket.socket())))
+        opened[-1].setblocking(False)
+        await loop.sock_connect(opened[-1], (listen.host, listen.port))
+    return opened
+
+
+async def ended(connection: socket.socket) -> bytes:
+    """Return what the server sends until it closes a connection."""
+    async with asyncio.timeout(30):
+        return await asyncio.get_running_loop().sock_recv(connection, 1000)
+
+
+async def test_one_address_has_a_few_connections_and_the_others_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So no container takes all of the agent's files; one that ends makes room for another."""
+    monkeypatch.setattr("controller.agent.web._is_here", lambda _visitor: False)
+    async with served() as listen:
+        with ExitStack() as stack:
+            opened = await connections(listen, 17, stack)
+            assert await ended(opened[-1]) == b""
+            opened[0].close()
+            await until_answered(listen)
+            # Those within the number were left alone.
+            await asyncio.get_running_loop().sock_sendall(opened[1], b"GET /hello HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert (await ended(opened[1])).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_this_hosts_own_programs_have_as_many_connections_as_they_like() -> None:
+    """A tunnel for many browsers comes from here."""
+    async with served() as listen:
+        with ExitStack() as stack:
+            await connections(listen, 100, stack)
+            assert await answers(listen)
+
+
+async def test_a_connection_without_a_request_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also not one that begins a request and never ends it."""
+    monkeypatch.setattr("controller.agent.web._IDLE_SECONDS", 0.05)
+    async with served() as listen:
+        with ExitStack() as stack:
+            silent, slow = await connections(listen, 2, stack)
+            await asyncio.get_running_loop().sock_sendall(slow, b"GET /hello HTTP/1.1\r\nHost:")
+            assert [await ended(silent), await ended(slow)] == [b"", b""]
 
 
 @pytest.mark.parametrize(
