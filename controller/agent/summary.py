@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from bgp.events import SessionState
+from controller.diagnosis.document import read_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,7 +114,7 @@ def decode_summary(body: bytes) -> NodeSummary:
             established=frozenset(map(_text, fields["established"])),
             others=tuple(map(_open_session, fields["others"])),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UnreadableSummary(f"{type(error).__name__}: {error}") from error
 
 
@@ -139,7 +140,7 @@ def _open_session(fields: dict[str, Any]) -> OpenSession:
         address=_text(fields["address"]),
         name=_text(fields["name"]),
         state=_text(fields["state"]),
-        since=float(fields["since"]),
+        since=read_time(fields["since"]),
         info=_text(fields["info"]),
     )
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: The nodes of a cluster know the same prefixes, and reading one takes ten times as long as finding it.
 _KEPT_PREFIXES: Final = 131_072
+#: The last second that calendars of Python and JavaScript have a date for: the end of the year 9999.
+_LAST_SECOND: Final = 253_402_300_799
 
 
 class UnreadableReport(TransientError):
@@ -78,20 +80,29 @@ def decode_report(text: bytes) -> NodeReport:
     """Return the report that this JSON describes; raises `UnreadableReport`."""
     try:
         return _report(json.loads(text))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UnreadableReport(
             f"its answer is no report ({type(error).__name__}: {error}); use a tortiectl of the agent's version"
         ) from error
 
 
+def read_time(value: float | str) -> float:
+    """Return a time that another machine tells, in epoch seconds; raises `ValueError` for one that has no date."""
+    seconds = float(value)
+    if not 0 <= seconds <= _LAST_SECOND:  # also what is no number, which JSON calls NaN
+        raise ValueError(f"{value} is no time in epoch seconds")
+    return seconds
+
+
 def _report(fields: dict[str, Any]) -> NodeReport:
     store = fields["store"]
+    lost_at = None if store["lostAt"] is None else read_time(store["lostAt"])
     return NodeReport(
         node=str(fields["node"]),
         version=str(fields["version"]),
-        taken_at=float(fields["takenAt"]),
+        taken_at=read_time(fields["takenAt"]),
         addresses=tuple(map(ipaddress.ip_address, fields["addresses"])),
-        store=StoreReport(str(store["kind"]), bool(store["connected"]), str(store["reason"]), store["lostAt"]),
+        store=StoreReport(str(store["kind"]), bool(store["connected"]), str(store["reason"]), lost_at),
         speaker=None if fields["speaker"] is None else str(fields["speaker"]),
         drain=str(fields["drain"]),
         decided=bool(fields["decided"]),
@@ -99,7 +110,7 @@ def _report(fields: dict[str, Any]) -> NodeReport:
         announced={_network(prefix): Rule[rule.upper()] for prefix, rule in fields["announced"].items()},
         sessions=tuple(
             SessionReport(
-                ipaddress.ip_address(each["peer"]), each["name"], each["state"], float(each["since"]), each["info"]
+                ipaddress.ip_address(each["peer"]), each["name"], each["state"], read_time(each["since"]), each["info"]
             )
             for each in fields["sessions"]
         ),

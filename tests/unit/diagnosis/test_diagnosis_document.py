@@ -59,6 +59,10 @@ def test_what_is_no_report_is_refused(text: bytes) -> None:
         ("addresses", ["x"]),
         ("wanted", [{"kind": "odd", "hops": [], "prefixes": []}]),
         ("announced", {"10.0.0.0/26": "?"}),
+        ("takenAt", float("nan")),
+        ("leftOff", float("inf")),
+        ("store", {"kind": "consul", "connected": False, "reason": "", "lostAt": 1e300}),
+        ("sessions", [{"peer": "192.0.2.2", "name": "h2", "state": "idle", "since": -1, "info": ""}]),
     ],
 )
 def test_a_field_that_makes_no_sense_is_refused(case: Case, name: str, value: object) -> None:

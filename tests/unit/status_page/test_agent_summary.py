@@ -77,6 +77,10 @@ def test_what_is_sent_is_what_is_read() -> None:
         lambda fields: json.dumps({**fields, "others": [{}]}),
         lambda fields: json.dumps({**fields, "others": None}),
         lambda fields: json.dumps({**fields, "routes": "many"}),
+        lambda fields: json.dumps({**fields, "routes": float("inf")}),
+        lambda fields: json.dumps({**fields, "others": [{**fields["others"][0], "since": float("nan")}]}),
+        lambda fields: json.dumps({**fields, "others": [{**fields["others"][0], "since": 1e300}]}),
+        lambda _: "[" * 100_000,
         lambda fields: json.dumps({name: value for name, value in fields.items() if name != "node"}),
     ],
 )
