@@ -48,7 +48,7 @@ def build() -> Callable[[Sequence[Instruction], str], contextlib.AbstractContext
 
     @contextlib.contextmanager
     def built(instructions: Sequence[Instruction], what: str) -> Iterator[Image]:
-        base, cache = _TOOLS / "bookworm", _TOOLS / "trees" / what
+        base, cache = _TOOLS / "bookworm", _TOOLS / "trees"
         assert base.is_dir(), f"no {base}; ./bootstrap test makes it"
         cache.mkdir(parents=True, exist_ok=True)
         trees = Path(tempfile.mkdtemp(prefix=f"tt-{what}-"))

@@ -12,16 +12,19 @@ import re
 import shlex
 import shutil
 import subprocess
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: What of our environment concerns how packages are fetched on this machine.
 _OF_THE_MACHINE: Final = re.compile(r"PIP_\w+|SSL_CERT_FILE|REQUESTS_CA_BUNDLE|(https?|no)_proxy", re.IGNORECASE)
+#: How long a tree is kept that nobody asks for, in seconds: a week.
+_KEPT_SECONDS: Final = 7 * 24 * 3600.0
 #: Enters the tree named first, with what building needs of the machine, which goes with the mount namespace.
 _INSIDE: Final = """
 set -e
@@ -74,7 +77,6 @@ class ImageBuilder:
         self._cache = cache
         self._trees = trees
         self._stages: dict[str, Stage] = {}
-        self._used: set[Path] = set()
         #: Every instruction that was followed, in order.
         self.followed: list[Instruction] = []
 
@@ -82,13 +84,13 @@ class ImageBuilder:
         """Return the last stage once all instructions were followed."""
         for stage_number, stage_instructions in enumerate(_stages(instructions)):
             stage = self._start(stage_number, stage_instructions[0])
-            for number, kept in self._from_cache(stage, stage_instructions):
-                instruction = stage_instructions[number]
-                if not kept:
-                    self._follow(stage, instruction)
-                self.followed.append(instruction)
-        for outdated in set(self._cache.iterdir()) - self._used:
-            shutil.rmtree(outdated)
+            names = [instruction.name for instruction in stage_instructions]
+            of_debian = stage_instructions[1 : names.index("COPY")]
+            self._begin(stage, of_debian)
+            for instruction in stage_instructions[1 + len(of_debian) :]:
+                self._follow(stage, instruction)
+            self.followed += stage_instructions
+        self._forget_outdated()
         return stage
 
     def _start(self, number: int, instruction: Instruction) -> Stage:
@@ -96,28 +98,39 @@ class ImageBuilder:
             case ["debian:bookworm-slim", *name]:
                 stage = Stage(self._trees / str(number))
                 self._stages[name[-1] if name else ""] = stage
-                self.followed.append(instruction)
                 return stage
         raise ValueError(f"FROM {instruction.text}: only debian:bookworm-slim can be made here")
 
-    def _from_cache(self, stage: Stage, instructions: Sequence[Instruction]) -> Iterator[tuple[int, bool]]:
-        """Give the number of each instruction, and whether the tree from the cache has it already.
+    def _begin(self, stage: Stage, instructions: Sequence[Instruction]) -> None:
+        """Follow what comes before anything of ours is copied in, each step from the cache if it is there.
 
-        Kept is the tree after the last RUN before anything of ours was copied in: it follows from texts alone.
+        Such a step follows from Debian and from the texts up to it alone.
         """
-        names = [instruction.name for instruction in instructions]
-        ours = names.index("COPY")
-        last_run = max((number for number in range(ours) if names[number] == "RUN"), default=0)
-        key = hashlib.sha256(repr([self._base.stat().st_mtime_ns, instructions[: last_run + 1]]).encode()).hexdigest()
-        kept = self._cache / key[:16]
-        is_kept = kept.is_dir()
-        self._used.add(kept)
-        _copy_tree(kept if is_kept else self._base, stage.tree)
-        for number in range(1, len(instructions)):
-            yield number, is_kept and names[number] == "RUN" and number <= last_run
-            if number == last_run and not is_kept:
-                _copy_tree(stage.tree, kept.with_suffix(".new"))
-                kept.with_suffix(".new").rename(kept)
+        kept = [self._kept(instructions[: count + 1]) for count in range(len(instructions))]
+        done = max((count for count, place in enumerate(kept, 1) if place.is_dir()), default=0)
+        _copy_tree(kept[done - 1] if done else self._base, stage.tree)
+        if done:
+            os.utime(kept[done - 1])
+        for instruction in instructions[:done]:
+            if instruction.name != "RUN":
+                self._follow(stage, instruction)
+        for instruction, place in zip(instructions[done:], kept[done:], strict=True):
+            self._follow(stage, instruction)
+            if instruction.name == "RUN":
+                _copy_tree(stage.tree, place.with_suffix(".new"))
+                os.utime(place.with_suffix(".new"))
+                place.with_suffix(".new").rename(place)
+
+    def _kept(self, instructions: Sequence[Instruction]) -> Path:
+        """Return where the tree after these instructions is kept."""
+        text = repr([self._base.stat().st_mtime_ns, [each for each in instructions if each.name != "LABEL"]])
+        return self._cache / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _forget_outdated(self) -> None:
+        """Remove from the cache what nobody has asked for lately."""
+        for place in self._cache.iterdir():
+            if time.time() - place.stat().st_mtime > _KEPT_SECONDS:
+                shutil.rmtree(place)
 
     def _follow(self, stage: Stage, instruction: Instruction) -> None:
         match instruction.name:

@@ -29,8 +29,8 @@ _UNITS: Final = ("tortie-agent.service", "tortie-bgp.service")
 #: The steps of the README for a bare host, in the words of a Dockerfile.
 _STEPS: Final = """
 FROM debian:bookworm-slim
-RUN apt-get update && apt-get install -y --no-install-recommends \
-    gcc iproute2 iputils-ping libc6-dev nftables python3 python3-venv systemd
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev python3 python3-venv
+RUN apt-get install -y --no-install-recommends iproute2 iputils-ping nftables systemd
 COPY pyproject.toml README.md LICENSE /src/
 COPY charts/host /src/charts/host
 COPY bgp /src/bgp
