@@ -66,7 +66,7 @@ class WorkloadLinks:
         index = self._index_of.get(host_name)
         if index is not None:
             self._leaving[index] = (host_name, gone)
-        removal = loop.run_in_executor(self._removing, self._links.unwire, host_name)
+        removal = loop.run_in_executor(self._removing, self._remove, host_name, gone)
         removal.add_done_callback(partial(self._removed, host_name, index, gone))
         await gone
 
@@ -93,6 +93,11 @@ class WorkloadLinks:
         """End the threads once what they do is done."""
         self._wiring.shutdown()
         self._removing.shutdown()
+
+    def _remove(self, name: str, gone: asyncio.Future[None]) -> None:
+        """Remove the link, unless it went while this waited for a thread: the name may be another link's by now."""
+        if not gone.done() or gone.cancelled():
+            self._links.unwire(name)
 
     def _made(self, name: str, work: asyncio.Future[int]) -> None:
         if work.exception() is None:

@@ -67,6 +67,7 @@ class UnansweredLinks:
     def __init__(self) -> None:
         self.go = threading.Event()
         self.error: Exception | None = None
+        self.removed: list[str] = []
         self._index = 4
 
     def wire(self, _namespace_descriptor: int, _link: WorkloadLink) -> int:
@@ -74,8 +75,9 @@ class UnansweredLinks:
         self._index += 1
         return self._index
 
-    def unwire(self, _host_name: str) -> None:
-        """Wait, then fail if told so."""
+    def unwire(self, host_name: str) -> None:
+        """Take note, wait, then fail if told so."""
+        self.removed.append(host_name)
         self.go.wait(10)
         if self.error is not None:
             raise self.error
@@ -112,6 +114,23 @@ async def test_a_link_is_gone_when_the_kernel_tells_so(kernel: UnansweredLinks, 
     await asyncio.to_thread(links.close)
     await asyncio.sleep(0)
     assert dict(links.index_of) == {LINK.host_name: 6}
+
+
+async def test_a_removal_that_waited_leaves_the_next_link_of_the_name(kernel: UnansweredLinks) -> None:
+    """Removals wait for a thread when there are many; a link that went by itself meanwhile may have a successor."""
+    links = WorkloadLinks(kernel)
+    others = [asyncio.create_task(links.unwire(f"tor1{number:011}")) for number in range(100)]
+    assert await links.wire(0, LINK) == 5
+    removal = asyncio.create_task(links.unwire(LINK.host_name))
+    await asyncio.sleep(0)
+    links.learn_gone([5])
+    await removal
+    assert await links.wire(0, LINK) == 6
+    kernel.go.set()
+    await asyncio.gather(*others)
+    await asyncio.to_thread(links.close)
+    assert len(kernel.removed) == len(others)
+    assert LINK.host_name not in kernel.removed
 
 
 async def test_without_being_told_the_answer_counts(kernel: UnansweredLinks) -> None:
