@@ -190,7 +190,13 @@ def _announced(known: Knowledge) -> tuple[Announcement, ...]:
 
 
 def _contested(known: Knowledge, block: IPNetwork) -> bool:
-    return any(route.next_hop not in known.node.addresses for route in known.learned.get(block, ()))
+    """Say whether another node announces the block; a peer that is no node could only make us say more than we need."""
+    routes = known.learned.get(block)
+    if not routes:
+        return False
+    others = (node for node in known.cluster.nodes.values() if node.name != known.node.name)
+    addresses = {address for node in others for address in node.addresses}
+    return any(route.next_hop in addresses for route in routes)
 
 
 def _router(node: Node) -> Router:
