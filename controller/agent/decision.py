@@ -190,13 +190,17 @@ def _announced(known: Knowledge) -> tuple[Announcement, ...]:
 
 
 def _contested(known: Knowledge, block: IPNetwork) -> bool:
-    """Say whether another node announces the block; a peer that is no node could only make us say more than we need."""
+    """Say whether another node announces the block, by a node or a reflector.
+
+    What others tell in a node's name does not count: they could only make this one say more than it needs to.
+    """
     routes = known.learned.get(block)
     if not routes:
         return False
+    internal = {peer.address for peer in known.peers if peer.peer_as == peer.local_as}
     others = (node for node in known.cluster.nodes.values() if node.name != known.node.name)
     addresses = {address for node in others for address in node.addresses}
-    return any(route.next_hop in addresses for route in routes)
+    return any(route.peer in internal and route.next_hop in addresses for route in routes)
 
 
 def _router(node: Node) -> Router:

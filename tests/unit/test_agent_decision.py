@@ -258,10 +258,12 @@ def test_the_addresses_of_a_block_that_another_announces_too_are_announced_one_b
     """Its former owner's sidecar may announce it on; the own announcement come back does not count, nor a router's."""
     links = {ip_address("10.0.0.5"): "tor1", ip_address("fd00::5"): "tor1"}
     blocks = tuple(map(announced, ("10.0.0.0/26", "fd00::/122")))
+    known = knowledge(route("10.0.0.0/26"), link_of=links, peers=(_peer(),))
+    assert decide(known).announcements == (blocks[0], announced("10.0.0.5/32"), blocks[1])
     for no_other_node in ("192.0.2.1", "192.0.2.254"):
-        assert decide(knowledge(route("10.0.0.0/26", no_other_node), link_of=links)).announcements == blocks
-    contested = decide(knowledge(route("10.0.0.0/26"), link_of=links))
-    assert contested.announcements == (blocks[0], announced("10.0.0.5/32"), blocks[1])
+        copy = learned(route("10.0.0.0/26", no_other_node))
+        assert decide(replace(known, learned=copy)).announcements == blocks
+    assert decide(replace(known, peers=(_peer(peer_as=64999),))).announcements == blocks
 
 
 def test_nothing_is_announced_out_of_an_unexported_pool() -> None:

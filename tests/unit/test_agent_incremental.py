@@ -205,7 +205,8 @@ def announced_prefixes(world: World) -> set[IPNetwork]:
     """Return what is to be announced: own blocks, and each address held where no own block speaks for it alone."""
     if world.drain is DrainPhase.WITHDRAWN:
         return set()
-    contested = {prefix for (prefix, _), route in world.learned.items() if route.next_hop not in HERE.addresses}
+    others = {address for node in world.nodes for address in node.addresses}
+    contested = {prefix for (prefix, _), route in world.learned.items() if route.next_hop in others}
     spoken_for = [cidr for cidr in world.own_blocks() if cidr not in contested]
     single = {
         ip_network(address)
