@@ -87,6 +87,15 @@ def parsed(text: str) -> list[object]:
         raise ValueError(f"a value is not what its tag says ({type(error).__name__}: {error})") from error
 
 
+def mistake_text(error: Exception) -> str:
+    """Return what keeps a text from being read and where, on one line, without the text: a password may stand there."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return " ".join(str(error).split())
+    mark = error.problem_mark or error.context_mark
+    place = "" if mark is None else f" in line {mark.line + 1}, column {mark.column + 1}"
+    return f"{' '.join(filter(None, (error.context, error.problem)))}{place}"
+
+
 def text_of(file: str) -> str:
     """Return what stands in a file, or comes by standard input; raises `RefusedError`, `ValueError` for no text."""
     try:
@@ -108,7 +117,7 @@ def _documents(file: str) -> Iterator[tuple[str, object]]:
     try:
         documents = parsed(text_of(file))
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none, or nesting without end
-        raise RefusedError(f"{shown}: neither YAML nor JSON: {' '.join(str(error).split())}") from error
+        raise RefusedError(f"{shown}: neither YAML nor JSON: {mistake_text(error)}") from None
     for number, document in enumerate(documents, start=1):
         place = f"{shown}: document {number}"
         if document is None:

@@ -14,7 +14,7 @@ import yaml
 
 from controller.cli.completing import resources_argument
 from controller.cli.connection import Connection, pass_connection
-from controller.cli.documents import parsed
+from controller.cli.documents import mistake_text, parsed
 from controller.cli.examples import examples
 from controller.cli.kinds import one_named
 from controller.cli.planning import Mode
@@ -114,7 +114,7 @@ def _document(text: str) -> object:
     try:
         documents = [document for document in parsed(text) if document is not None]
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RefusedError(f"neither YAML nor JSON: {' '.join(str(error).split())}") from error
+        raise RefusedError(f"neither YAML nor JSON: {mistake_text(error)}") from None
     if len(documents) > 1:
         raise RefusedError(f"{len(documents)} documents; keep the one of this resource")
     return documents[0] if documents else None

@@ -6,8 +6,11 @@ not answer.
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -43,6 +46,8 @@ COMMANDS: Final = {
     "version": ("version", "Show the versions of tortiectl and of this host's agent."),
 }
 REFUSED, USAGE, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 130
+#: What writing to a file ends with that cannot take more.
+_DISK_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 
 
 class LazyGroup(click.Group):
@@ -122,6 +127,13 @@ def _misused(error: click.UsageError) -> int:
     return _failed(f"{error.format_message()} (see `{where} --help`)", USAGE)
 
 
+def _unprinted(error: OSError) -> int:
+    """Tell that something could not be written, most likely what was printed; Python is not to try again at its end."""
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    return _failed(f"not everything could be written: {error.strerror}; make room, then run it again", REFUSED)
+
+
 def _failed(message: str, code: int) -> int:
     print(f"tortiectl: error: {message}", file=sys.stderr)  # noqa: T201  stderr is where errors go
     return code
@@ -129,4 +141,10 @@ def _failed(message: str, code: int) -> int:
 
 def main() -> None:
     """Run the command line of this process."""
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        code = _unprinted(error)
+    sys.exit(code)

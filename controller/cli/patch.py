@@ -12,7 +12,7 @@ import yaml
 
 from controller.cli.completing import resources_argument
 from controller.cli.connection import Connection, pass_connection
-from controller.cli.documents import parsed, text_of
+from controller.cli.documents import mistake_text, parsed, text_of
 from controller.cli.examples import examples
 from controller.cli.guarding import with_retries
 from controller.cli.kinds import one_named
@@ -157,7 +157,7 @@ def _patch_in(text: str | None, file: str | None) -> object:
     try:
         documents = parsed(text if text is not None else text_of(file or "-"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RefusedError(f"{shown}: neither YAML nor JSON: {' '.join(str(error).split())}") from error
+        raise RefusedError(f"{shown}: neither YAML nor JSON: {mistake_text(error)}") from None
     if len(documents) != 1:
         raise RefusedError(f"{shown}: {len(documents)} documents; a patch is one")
     return documents[0]

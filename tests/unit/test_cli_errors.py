@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from ipaddress import ip_network
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -21,9 +21,6 @@ from controller.ports import ABSENT, Put
 from controller.store.sqlite import SqliteStore
 from ipam.pool import Pool
 from ipam.request import AssignRequest
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture(autouse=True)
@@ -150,3 +147,39 @@ def test_help_imports_nothing_slow() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stderr == "[]\n"
+
+
+def test_output_on_a_full_disk_is_told_of_in_one_line() -> None:
+    """A backup that is cut off must not pass for one, nor end in a traceback, nor in Python's own words at its end."""
+    code = "import sys; from controller.cli.main import main; sys.argv = ['tortiectl', 'schema']; main()"
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60
+        )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "tortiectl: error: not everything could be written: No space left on device; make room, then run it again\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ('spec: {password: "not for messages" "', "in line 1, column 38"),
+        ('kind: BGPPeer\nspec:\n  password: "not for messages\n', "in line 4, column 1"),
+        ("spec:\n  password: not for messages: x\n", "in line 2, column 29"),
+        ("spec: {password: @not for messages}", "in line 1, column 18"),
+    ],
+)
+@pytest.mark.parametrize("command", ["apply", "delete", "validate"])
+def test_a_mistake_in_yaml_is_told_by_its_place_alone(
+    command: str, text: str, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line with a password in it goes into no log of a pipeline."""
+    file = tmp_path / "peer.yaml"
+    file.write_text(text)
+    assert run([command, "-f", str(file)]) == 1
+    error = capsys.readouterr().err
+    assert place in error
+    assert "neither YAML nor JSON" in error
+    assert "not for messages" not in error
