@@ -197,10 +197,11 @@ def _contested(known: Knowledge, block: IPNetwork) -> bool:
     routes = known.learned.get(block)
     if not routes:
         return False
-    internal = {peer.address for peer in known.peers if peer.peer_as == peer.local_as}
     others = (node for node in known.cluster.nodes.values() if node.name != known.node.name)
-    addresses = {address for node in others for address in node.addresses}
-    return any(route.peer in internal and route.next_hop in addresses for route in routes)
+    as_of = {address: node.as_number for node in others for address in node.addresses}
+    # Nodes may be of several ASes: of those the node itself is heard, in its own AS.
+    heard = {peer.address for peer in known.peers if peer.peer_as in (peer.local_as, as_of.get(peer.address))}
+    return any(route.peer in heard and route.next_hop in as_of for route in routes)
 
 
 def _router(node: Node) -> Router:

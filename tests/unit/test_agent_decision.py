@@ -266,6 +266,15 @@ def test_the_addresses_of_a_block_that_another_announces_too_are_announced_one_b
     assert decide(replace(known, peers=(_peer(peer_as=64999),))).announcements == blocks
 
 
+def test_a_node_of_another_as_contests_a_block_as_one_of_this_as_does() -> None:
+    """Each node may have an AS number of its own; then no session between nodes is an internal one."""
+    away = LearnedRoute(ip_network("10.0.0.0/26"), AWAY.addresses[0], AWAY.addresses[0], (64513,))
+    links = {ip_address("10.0.0.5"): "tor1"}
+    peer = _peer(address=AWAY.addresses[0], peer_as=AWAY.as_number)
+    known = knowledge(away, link_of=links, own_blocks=OWN[:1], peers=(peer,))
+    assert decide(known).announcements == tuple(map(announced, ("10.0.0.0/26", "10.0.0.5/32")))
+
+
 def test_nothing_is_announced_out_of_an_unexported_pool() -> None:
     """Neither blocks nor borrowed addresses; routes on this node are as ever."""
     known = knowledge(link_of={ip_address("10.0.9.5"): "tor1"})
