@@ -1,7 +1,8 @@
 """HTTP over TCP: pages that are read by other machines and by people's browsers, and never change anything.
 
 Containers reach them, too, and every open connection is a file of the agent's, of which it has so many: so one address
-has a few connections, and none that is idle for long. This host's own programs are not counted.
+has a few connections, and none that is idle for long. This host's own programs are not counted. What is no HTTP is
+answered and not logged.
 
 Where the address is taken or not there yet, the agent goes on and tries again: nobody's container waits for a page.
 """
@@ -13,9 +14,10 @@ import ipaddress
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from controller.errors import TortieError
 
@@ -121,6 +123,11 @@ class _Visit(web.RequestHandler):
         if not self._open_counts[self._visitor]:
             del self._open_counts[self._visitor]
 
+    def log_exception(self, *args: Any, **kw: Any) -> None:  # noqa: ANN401  the base class's signature
+        """Log a fault of a page with its traceback; a malformed request is the visitor's fault."""
+        if not isinstance(kw.get("exc_info"), HttpProcessingError):
+            super().log_exception(*args, **kw)
+
 
 def _is_here(visitor: str) -> bool:
     address = _address(visitor)
@@ -130,7 +137,8 @@ def _is_here(visitor: str) -> bool:
 def for_nodes_only(page: Page, is_node: Callable[[IPAddress], bool]) -> Page:
     """Return the page for this host and the cluster's nodes alone; everybody else, a workload say, is refused.
 
-    A workload cannot pretend: packets with a source that is not its own address do not leave its link.
+    A workload cannot pretend by itself: packets with a source that is not its own address do not leave its link. But
+    whom a host masquerades (a pool's `natOutgoing`, a bridge of dockerd's) is to all other hosts that host.
     """
 
     async def answer(request: web.Request) -> web.StreamResponse:

@@ -17,7 +17,7 @@ from controller.agent.web import WebServer, for_nodes_only
 from controller.settings import ListenAddress
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from ipam.address import IPAddress
 
@@ -57,14 +57,14 @@ async def test_a_taken_address_is_told_and_served_once_it_is_free(monkeypatch: p
 
 
 @asynccontextmanager
-async def served() -> AsyncIterator[ListenAddress]:
+async def served(page: Callable[[web.Request], Awaitable[web.Response]] = hello) -> AsyncIterator[ListenAddress]:
     """Serve a page until the context ends, and see that nothing went wrong in the server."""
     faults: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
     with socket.create_server(("127.0.0.1", 0)) as free:
         listen = ListenAddress("127.0.0.1", free.getsockname()[1])
-    complaints = Complaints()
-    running = asyncio.create_task(WebServer("the page", listen, {"/hello": hello}, complaints).run())
+    pages = {"/hello": hello, "/broken": page}
+    running = asyncio.create_task(WebServer("the page", listen, pages, Complaints()).run())
     try:
         await until_answered(listen)
         yield listen
@@ -127,6 +127,34 @@ async def test_this_hosts_own_programs_have_as_many_connections_as_they_like() -
         with ExitStack() as stack:
             await connections(listen, 100, stack)
             assert await answers(listen)
+
+
+async def broken(_request: web.Request) -> web.Response:
+    """Fail as a page must not."""
+    raise RuntimeError("a fault of ours")
+
+
+async def test_a_malformed_request_is_answered_and_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody who reaches the address fills the host's log with tracebacks."""
+    async with served() as listen:
+        with ExitStack() as stack:
+            for request in (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: h\r\n\r\n", b"\x16\x03\x01\r\n\r\n"):
+                (visitor,) = await connections(listen, 1, stack)
+                await asyncio.get_running_loop().sock_sendall(visitor, request)
+                assert (await ended(visitor)).startswith(b"HTTP/1.0 400 ")
+    assert not [record for record in caplog.records if record.name.startswith("aiohttp")]
+
+
+async def test_a_fault_of_a_page_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """With its traceback, and the visitor is told nothing of it."""
+    async with (
+        served(broken) as listen,
+        aiohttp.ClientSession() as client,
+        client.get(f"http://{listen}/broken") as answer,
+    ):
+        assert answer.status == 500
+        assert "a fault of ours" not in await answer.text()
+    assert "a fault of ours" in caplog.text
 
 
 async def test_a_connection_without_a_request_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
