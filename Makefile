@@ -13,6 +13,7 @@ WORKLOADS ?= 2
 STORE ?= sqlite
 EXAMPLES ?= 100000
 DUAL_STACK ?=
+WORKERS ?= 2
 BENCH ?= all
 
 .DEFAULT_GOAL := help
@@ -53,8 +54,8 @@ lint: setup ## rules, format, and the layers of the packages
 types: setup ## static types
 	$(BIN)/mypy
 
-pytest: setup-test ## the tests alone
-	$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider
+pytest: setup-test ## the tests alone: WORKERS=2 at a time
+	$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider -n $(WORKERS) --dist loadgroup
 
 fuzz: setup ## made-up CNI calls against parser and socket: EXAMPLES=100000 of each kind
 	TORTIE_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/pytest -p no:cacheprovider tests/unit/test_cni_fuzz.py

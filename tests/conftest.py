@@ -120,6 +120,13 @@ class ConsulServer:
         self._process = None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file with one worker, and all of packaging, which share trees."""
+    for item in items:
+        directory = item.path.parent
+        item.add_marker(pytest.mark.xdist_group(str(directory if directory.name == "packaging" else item.path)))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail a run in which a test was skipped or was expected to fail: a promise nobody checked is not kept."""

@@ -12,11 +12,11 @@ import pytest
 CONFTEST = Path(__file__).parents[1] / "conftest.py"
 
 
-def _run_pytest(directory: Path, test: str) -> subprocess.CompletedProcess[str]:
+def _run_pytest(directory: Path, test: str, *options: str) -> subprocess.CompletedProcess[str]:
     shutil.copy(CONFTEST, directory)
     (directory / "pytest.ini").write_text("[pytest]\n")
     (directory / "test_sample.py").write_text(test)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "."]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, "."]
     return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False, timeout=60)
 
 
@@ -27,6 +27,7 @@ def test_a_run_in_which_every_test_passes_passes(tmp_path: Path) -> None:
     assert "1 passed" in finished.stdout
 
 
+@pytest.mark.parametrize("options", [(), ("-n", "2", "--dist", "loadgroup")], ids=["one by one", "two at a time"])
 @pytest.mark.parametrize(
     "left_out",
     [
@@ -38,10 +39,10 @@ def test_a_run_in_which_every_test_passes_passes(tmp_path: Path) -> None:
     ],
     ids=["skip mark", "skip", "skipped module", "expected failure", "unexpected pass"],
 )
-def test_a_run_that_left_a_test_out_fails(tmp_path: Path, left_out: str) -> None:
+def test_a_run_that_left_a_test_out_fails(tmp_path: Path, left_out: str, options: tuple[str, ...]) -> None:
     """Whatever was left out, the exit code is that of failed tests, and the output says why."""
     (tmp_path / "test_other.py").write_text("def test_it(): pass\n")
-    finished = _run_pytest(tmp_path, left_out)
+    finished = _run_pytest(tmp_path, left_out, *options)
     assert finished.returncode == pytest.ExitCode.TESTS_FAILED, finished.stdout
     assert "1 left out" in finished.stdout
 
