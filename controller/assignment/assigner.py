@@ -143,7 +143,7 @@ class Assigner:
 
     def holders(self) -> Mapping[IPAddress, Holder]:
         """Return the holder of every address that workloads of this node hold, in its own blocks and in others."""
-        view = self._knowledge.view
+        view = self._knowledge.used
         return {
             address: holder
             for block in view.block_by_cidr.values()
@@ -153,12 +153,12 @@ class Assigner:
 
     def blocks(self) -> tuple[Block, ...]:
         """Return every block that this node owns or holds addresses of."""
-        view = self._knowledge.view
+        view = self._knowledge.used
         return tuple(block for block in view.block_by_cidr.values() if view.concerns(block))
 
     def own_blocks(self) -> tuple[Block, ...]:
         """Return the blocks this node owns, oldest claim first."""
-        return tuple(self._knowledge.view.own_blocks())
+        return tuple(self._knowledge.used.own_blocks())
 
     @property
     def counters(self) -> Counters:
@@ -204,8 +204,8 @@ class Assigner:
             self._knowledge, outdated = self._news.take(self._knowledge)
             if self._unsure:
                 await self._adopt_reading(read_share)
-            elif outdated:
-                await self._adopt_reading(partial(read_blocks, cidrs=outdated))
+            elif outdated or self._knowledge.former:  # what could not be read is mended without a word of the share
+                await self._adopt_reading(partial(read_blocks, cidrs={*outdated, *self._knowledge.former}))
             await self._serve(batch)
         except TortieError as error:
             fail(batch, error)
@@ -310,7 +310,7 @@ class Assigner:
 
     def _adopt(self, knowledge: Knowledge) -> None:
         """Make this what is known, and tell who listens if the node's blocks changed."""
-        changed = _concerning(knowledge.view) != _concerning(self._knowledge.view)
+        changed = _concerning(knowledge.used) != _concerning(self._knowledge.used)
         self._knowledge = knowledge
         if changed:
             for callback in self._callbacks:

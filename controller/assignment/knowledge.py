@@ -38,11 +38,21 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
-    """A view, and the versions at which its blocks (by CIDR) and pools (by name) were read."""
+    """A view, and the versions at which its blocks (by CIDR) and pools (by name) were read.
+
+    `former` has those of the node's blocks that cannot be read any more, as they were: nothing is assigned from them,
+    and who holds an address there goes on using it.
+    """
 
     view: View
     block_versions: Mapping[IPNetwork, Version] = field(default_factory=dict)
     pool_versions: Mapping[str, Version] = field(default_factory=dict)
+    former: Mapping[IPNetwork, Block] = field(default_factory=dict)
+
+    @property
+    def used(self) -> View:
+        """The view in which blocks that cannot be read any more are as they were."""
+        return self.view.with_blocks(self.former) if self.former else self.view
 
     @property
     def rules(self) -> Rules:
@@ -64,7 +74,9 @@ class Knowledge:
     ) -> Knowledge:
         """Return the knowledge in which these blocks are as given, None for absent, at these versions."""
         kept = {cidr: version for cidr, version in self.block_versions.items() if cidr not in changes}
-        return replace(self, view=self.view.with_blocks(changes), block_versions={**kept, **versions})
+        former = {cidr: block for cidr, block in self.former.items() if cidr not in changes}
+        view = self.view.with_blocks(changes)
+        return replace(self, view=view, block_versions={**kept, **versions}, former=former)
 
     def committed(self, writes: Mapping[IPNetwork, Block | None], versions: Mapping[str, Version]) -> Knowledge:
         """Return the knowledge after these blocks were written, with the versions that the commit gave, by key.
@@ -98,7 +110,7 @@ class Knowledge:
         node = self.view.node
         return frozenset(
             keys.owned(node, cidr) if block.affinity == node else keys.held(node, cidr)
-            for cidr, block in self.view.block_by_cidr.items()
+            for cidr, block in self.used.block_by_cidr.items()
             if self.view.concerns(block)
         )
 
@@ -199,7 +211,7 @@ def rules_of(entries: Mapping[str, Entry], known: Rules | None = None) -> Rules:
 
 async def _with_share(store: Store, knowledge: Knowledge, share: Mapping[str, Entry]) -> Knowledge:
     cidrs = {cidr for key in share if (cidr := share_cidr(key)) is not None}
-    gone = knowledge.view.block_by_cidr.keys() - cidrs
+    gone = knowledge.used.block_by_cidr.keys() - cidrs
     return await read_blocks(store, knowledge.forgetful().with_blocks(dict.fromkeys(gone), {}), cidrs)
 
 
@@ -219,7 +231,13 @@ def _with_block_entries(knowledge: Knowledge, entries: Mapping[str, Entry | None
         else:
             changes[cidr], versions[cidr] = block, entry.version
     known = knowledge.with_blocks(changes, versions)
-    return replace(known, view=known.view.with_unreadable(unreadable))
+    used = knowledge.used
+    former = {
+        cidr: block
+        for cidr in unreadable
+        if (block := used.block_by_cidr.get(cidr)) is not None and used.concerns(block)
+    }
+    return replace(known, view=known.view.with_unreadable(unreadable), former={**known.former, **former})
 
 
 def _block(key: str, entry: Entry) -> Block | None:

@@ -245,6 +245,39 @@ async def test_a_block_that_cannot_be_read_stops_nobody(world: World) -> None:
     assert (await world.store.get([keys.block(cidr)]))[keys.block(cidr)].value == b"?"
 
 
+async def test_who_holds_an_address_of_a_block_that_cannot_be_read_any_more_holds_it_on(world: World) -> None:
+    """A slip in a record takes nobody's route away: the block counts as it was until it is mended or gone."""
+    await world.add_pool("v4", "10.0.0.0/29", 30)
+    async with world.started("n1") as assigner:
+        (address,) = (await assigner.assign(world.request("a"))).addresses
+        (block,) = assigner.own_blocks()
+        key = keys.block(block.cidr)
+        whole = (await world.store.get([key]))[key].value
+        changes: list[int] = []
+        assigner.on_change(lambda: changes.append(len(assigner.holders())))
+        await world.store.commit([Put(key, b"?", None)])
+        (other,) = (await assigner.assign(world.request("b"))).addresses
+        assert other not in block.cidr
+        assert {address, other} == assigner.holders().keys()
+        assert block in assigner.own_blocks()
+        assert block in assigner.blocks()
+        assert set(changes) == {2}
+        share = keys.share("n1")
+        for value in (b"?", whole):
+            await world.store.commit([Put(key, value, None)])
+            assigner.observe_share(Snapshot(await world.store.list(share)))
+            await assigner.probe(world.request("c"))
+            assert {address, other} == assigner.holders().keys()
+        assert await assigner.release("a") == (address,)
+        await assigner.assign(world.request("a"))
+        await world.store.commit([Put(key, b"?", None)])
+        assigner.observe_share(Snapshot(await world.store.list(share)))
+        await assigner.assign(world.request("d"))
+        await world.store.commit([Delete(key, None)])
+        await assigner.probe(world.request("c"))
+        assert all(each not in block.cidr for each in assigner.holders())
+
+
 async def test_without_start_requests_are_turned_away(world: World) -> None:
     """A request to an assigner that has been closed fails at once instead of waiting for ever."""
     async with world.started("n1") as assigner:
