@@ -287,6 +287,12 @@ def test_a_node_that_is_down_keeps_its_addresses(tmp_path: Path) -> None:
     assert firing(series_of("good", {}) + series_of("bad", changes), [60], [down, full], tmp_path) == ""
 
 
+def test_a_node_that_was_removed_gives_its_addresses_back(tmp_path: Path) -> None:
+    """`tortiectl node delete` frees them; what is no target any more counts no longer."""
+    changes = {"up": "1x10 _x", 'tortie_ipam_allocations{pool="p"}': "621x10 _x"}
+    assert firing(series_of("good", {}) + series_of("bad", changes), [60], [], tmp_path) == ""
+
+
 def test_a_prometheus_that_sees_no_agent_says_so(tmp_path: Path) -> None:
     """Otherwise a wrong scrape configuration would look like perfect health."""
     expected = {"alertname": "TortieNoAgents", "alertstate": "firing", "severity": "critical"}
