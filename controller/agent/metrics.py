@@ -7,9 +7,11 @@ routes; putting that into text takes longer and is done in a thread.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
     from controller.reconcile.programmer import RouteProgrammer
     from controller.speaker.client import SidecarSpeaker
     from ipam.address import IPAddress
+
+
+#: How long a text is given out again; Prometheus asks every 10 s or more.
+_FRESH_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +98,26 @@ class Parts:
 
 
 class MetricsPage:
-    """Answers scrapes."""
+    """Answers scrapes; those that come within a second of one another are given the same text.
 
-    def __init__(self, parts: Parts) -> None:
+    Whoever reaches the page may ask as often as he likes, and the event loop is not his.
+    """
+
+    def __init__(self, parts: Parts, clock: Callable[[], float] = time.monotonic) -> None:
         self._parts = parts
+        self._clock = clock
+        self._making = asyncio.Lock()
+        self._text = b""
+        self._fresh_until = -math.inf
 
     async def answer(self, _request: web.Request) -> web.Response:
         """Answer with everything, in Prometheus' text format."""
-        found = list(families(self._parts.read()))
-        text = await asyncio.to_thread(exposition, found, self._parts.instruments)
-        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+        async with self._making:
+            if self._clock() >= self._fresh_until:
+                found = list(families(self._parts.read()))
+                self._text = await asyncio.to_thread(exposition, found, self._parts.instruments)
+                self._fresh_until = self._clock() + _FRESH_SECONDS
+        return web.Response(body=self._text, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
 
 def exposition(found: list[Metric], instruments: Instruments) -> bytes:
