@@ -10,6 +10,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple, NewType, Protocol, TypeAlias
 
 if TYPE_CHECKING:
+    from asyncio import Future
     from collections.abc import AsyncGenerator, Collection, Container, Iterable, Mapping, Sequence
 
     from bgp.events import SpeakerEvent
@@ -256,6 +257,21 @@ class Links(Protocol):
 
     def list(self) -> dict[str, int]:
         """Return the index of every workload link of ours on this host, by its host name."""
+        ...
+
+
+class Wiring(Protocol):
+    """Another way to wire links, for when many come; only a hope: what it does not wire is wired as ever."""
+
+    def start(self) -> None:
+        """See to it that links are wired in this way soon, if that is possible."""
+        ...
+
+    def wire(self, namespace_descriptor: int, link: WorkloadLink) -> Future[int | None] | None:
+        """Begin to do what `Links.wire` does; None if it cannot begin. The descriptor may be closed at once.
+
+        The outcome is the host link's index, None if the link was not wired, for whatever reason.
+        """
         ...
 
 

@@ -36,6 +36,7 @@ from controller.kernel.monitor import KernelChange, KernelMonitor
 from controller.kernel.neighbours import KernelEndpoints
 from controller.kernel.nftables import NftablesTable
 from controller.kernel.routes import KernelFib
+from controller.kernel.wiring_process import WiringProcess
 from controller.reconcile.links import WorkloadLinks
 from controller.reconcile.programmer import RouteProgrammer
 from controller.speaker.client import SidecarSpeaker
@@ -88,7 +89,8 @@ class Composition:
         )
         self._fib = KernelFib()
         self._kernel_links = KernelLinks()
-        self.links = WorkloadLinks(self._kernel_links)
+        self._wiring = WiringProcess()
+        self.links = WorkloadLinks(self._kernel_links, self._wiring)
         self._endpoints = KernelEndpoints()
         self._connections = KernelConnections()
         self.programmer = RouteProgrammer(self._fib, connections=self._connections)
@@ -241,6 +243,7 @@ class Composition:
         await self.assigner.close()
         await self.speaker.close()
         await self.store.close()
+        self._wiring.close()
         self.links.close()
         self.programmer.close()
         self._kernel_links.close()

@@ -40,15 +40,16 @@ class KernelLinks:
     wait at the same time wait together, as those of one batch of messages would not.
     """
 
-    def __init__(self, *, timeout_seconds: float = 5.0) -> None:
+    def __init__(self, *, timeout_seconds: float = 5.0, calls_at_once: int = _CALLS_AT_ONCE) -> None:
         self._timeout_seconds = timeout_seconds
+        self._calls_at_once = calls_at_once
         self._sockets: SimpleQueue[NetlinkSocket] = SimpleQueue()
-        for _ in range(_CALLS_AT_ONCE):
+        for _ in range(calls_at_once):
             self._sockets.put(NetlinkSocket(timeout_seconds=timeout_seconds))
 
     def close(self) -> None:
         """Close the sockets; the links stay."""
-        for _ in range(_CALLS_AT_ONCE):
+        for _ in range(self._calls_at_once):
             self._sockets.get().close()
 
     def wire(self, namespace_descriptor: int, link: WorkloadLink) -> int:

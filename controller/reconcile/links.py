@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from controller.ports import Links, WorkloadLink
+    from controller.ports import Links, Wiring, WorkloadLink
 
-#: Most of wiring is the kernel's work, a part of it under one lock.
+_Index = TypeVar("_Index", int, "int | None")
+
+#: Most of wiring is the kernel's work, a part of it under one lock. When more wait, links are wired beside as well.
 _WIRED_AT_ONCE: Final = 2
 _REMOVALS_AT_ONCE: Final = 64
 
@@ -28,8 +30,10 @@ class WorkloadLinks:
     that but the thread that asked, so there are many of those.
     """
 
-    def __init__(self, links: Links) -> None:
+    def __init__(self, links: Links, beside: Wiring | None = None) -> None:
         self._links = links
+        self._beside = beside
+        self._wired_here_count = 0
         self._callbacks: list[Callable[[], None]] = []
         self._wiring = ThreadPoolExecutor(max_workers=_WIRED_AT_ONCE, thread_name_prefix="wiring")
         self._removing = ThreadPoolExecutor(max_workers=_REMOVALS_AT_ONCE, thread_name_prefix="removing")
@@ -51,13 +55,13 @@ class WorkloadLinks:
 
     async def wire(self, namespace_descriptor: int, link: WorkloadLink) -> int:
         """Make the link and return its index; raises as `Links.wire` does."""
-        return await self.make(link.host_name, partial(self._links.wire, namespace_descriptor, link))
+        beside = None if self._beside is None else self._beside.wire(namespace_descriptor, link)
+        index = None if beside is None else await self._made(link.host_name, beside)
+        return await self._wire_here(namespace_descriptor, link) if index is None else index
 
     async def make(self, host_name: str, make: Callable[[], int]) -> int:
         """Make a link of this name in another way than `wire` does, and return the index that `make` returns."""
-        work = asyncio.get_running_loop().run_in_executor(self._wiring, make)
-        work.add_done_callback(partial(self._made, host_name))
-        return await asyncio.shield(work)  # a caller that is gone leaves a link that is known
+        return await self._made(host_name, asyncio.get_running_loop().run_in_executor(self._wiring, make))
 
     async def unwire(self, host_name: str) -> None:
         """Remove the link; one that is gone is no error."""
@@ -99,9 +103,22 @@ class WorkloadLinks:
         if not gone.done() or gone.cancelled():
             self._links.unwire(name)
 
-    def _made(self, name: str, work: asyncio.Future[int]) -> None:
-        if work.exception() is None:
-            self._record(name, work.result())
+    async def _wire_here(self, namespace_descriptor: int, link: WorkloadLink) -> int:
+        self._wired_here_count += 1
+        try:
+            if self._beside is not None and self._wired_here_count > _WIRED_AT_ONCE:
+                self._beside.start()
+            return await self.make(link.host_name, partial(self._links.wire, namespace_descriptor, link))
+        finally:
+            self._wired_here_count -= 1
+
+    async def _made(self, host_name: str, work: asyncio.Future[_Index]) -> _Index:
+        work.add_done_callback(partial(self._record_made, host_name))
+        return await asyncio.shield(work)  # a caller that is gone leaves a link that is known
+
+    def _record_made(self, name: str, work: asyncio.Future[_Index]) -> None:
+        if work.exception() is None and (index := work.result()) is not None:
+            self._record(name, index)
 
     def _removed(self, name: str, index: int | None, gone: asyncio.Future[None], removal: asyncio.Future[None]) -> None:
         """Take in the answer to a removal; if the kernel told before, the name may be another link's by now."""

@@ -180,3 +180,56 @@ async def test_a_link_whose_caller_is_gone_is_known_all_the_same() -> None:
         while not links.index_of:  # noqa: ASYNC110  what it waits for has no event
             await asyncio.sleep(0)
     assert dict(links.index_of) == {LINK.host_name: 5}
+
+
+class Beside:
+    """Another way to wire, that does what the test says."""
+
+    def __init__(self) -> None:
+        self.start_count = 0
+        self.begun: asyncio.Future[int | None] | None = None
+
+    def start(self) -> None:
+        """Count."""
+        self.start_count += 1
+
+    def wire(self, _namespace_descriptor: int, _link: WorkloadLink) -> asyncio.Future[int | None] | None:
+        """Return what the test has put here."""
+        return self.begun
+
+
+async def test_a_link_that_another_wired_is_known_before_its_caller_goes_on() -> None:
+    """As one that was wired here; a caller that is gone changes nothing."""
+    kernel, beside = SlowLinks(), Beside()
+    links = WorkloadLinks(kernel, beside)
+    beside.begun = asyncio.get_running_loop().create_future()
+    wiring, cancelled = asyncio.create_task(links.wire(0, LINK)), asyncio.create_task(links.wire(0, LINK))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    beside.begun.set_result(7)
+    assert await wiring == 7
+    assert dict(links.index_of) == {LINK.host_name: 7}
+    assert kernel.present == {}
+    links.close()
+
+
+async def test_a_link_that_another_did_not_wire_is_wired_here() -> None:
+    """Whatever the reason was."""
+    kernel, beside = SlowLinks(), Beside()
+    links = WorkloadLinks(kernel, beside)
+    beside.begun = asyncio.get_running_loop().create_future()
+    beside.begun.set_result(None)
+    assert await links.wire(0, LINK) == 5
+    assert dict(links.index_of) == {LINK.host_name: 5}
+    links.close()
+
+
+@pytest.mark.parametrize(("link_count", "started"), [(1, False), (2, False), (3, True)])
+async def test_links_are_wired_beside_once_more_wait_than_threads(link_count: int, started: bool) -> None:  # noqa: FBT001  a parameter
+    """A host where containers come one by one has no process for it."""
+    beside = Beside()
+    links = WorkloadLinks(SlowLinks(), beside)
+    await asyncio.gather(*(links.wire(0, LINK) for _ in range(link_count)))
+    await links.wire(0, LINK)
+    assert bool(beside.start_count) is started
+    links.close()
