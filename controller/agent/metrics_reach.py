@@ -49,6 +49,7 @@ class Reach:
         self._committed_at: dict[IPAddress, float] = {}
         self._routed: set[IPAddress] = set()
         self._known: tuple[frozenset[IPNetwork], PrefixSet] = (frozenset(), PrefixSet(()))
+        self._examined_after: Decision | None = None
 
     def waiting_count(self, held: Collection[IPAddress]) -> int:
         """Return how many addresses have their route here and wait for their announcement; `held` are all there are."""
@@ -62,10 +63,13 @@ class Reach:
 
     def routed(self, routes: Collection[KernelRoute]) -> None:
         """Take note that the kernel has these routes."""
-        for route in routes:
-            if route.prefix.network_address in self._committed_at:
-                self._routed.add(route.prefix.network_address)
-        self.examine()
+        arrived = {route.prefix.network_address for route in routes} & self._committed_at.keys()
+        self._routed |= arrived
+        if self._decision() is self._examined_after:
+            # For those that wait already nothing has changed, and they may be as many as containers come at once.
+            self._settle(arrived)
+        else:
+            self.examine()
 
     def forget(self, addresses: Collection[IPAddress]) -> None:
         """Take note that these addresses are nobody's any more."""
@@ -75,16 +79,20 @@ class Reach:
 
     def examine(self) -> None:
         """Tell of the addresses that are announced by now, and give up those that will not be."""
-        if not self._routed:
+        self._examined_after = self._decision()
+        self._settle(self._routed)
+
+    def _settle(self, addresses: Collection[IPAddress]) -> None:
+        if not addresses:
             return
         announced = self._announced()
         if announced is not self._known[0]:
             self._known = announced, PrefixSet(announced)
-        done = {address for address in self._routed if self._known[1].covers(host_prefix(address))}
+        done = {address for address in addresses if self._known[1].covers(host_prefix(address))}
         now = self._clock()
         for address in done:
             self._observe(now - self._committed_at[address])
-        self.forget(done | self._unwanted(self._routed - done))
+        self.forget(done | self._unwanted([address for address in addresses if address not in done]))
 
     def _unwanted(self, addresses: Collection[IPAddress]) -> set[IPAddress]:
         """Return those of the addresses that were known when it was decided not to announce them."""

@@ -98,6 +98,18 @@ def test_what_is_not_announced_by_decision_is_not_waited_for(scene: Scene) -> No
     assert scene.seen == []
 
 
+def test_the_next_address_after_a_decision_has_all_that_wait_looked_at(scene: Scene) -> None:
+    """What was decided not to be announced is given up then, without anybody who counts or announces."""
+    scene.reach.committed([ADDRESS, OTHER])
+    scene.reach.routed([route(ADDRESS)])
+    scene.decide(knowing=(ADDRESS,))
+    scene.reach.routed([route(OTHER)])
+    scene.announced = frozenset({BLOCK, ip_network(OTHER)})
+    scene.now += 4
+    scene.reach.examine()
+    assert scene.seen == [4.0]
+
+
 def test_what_is_gone_is_not_waited_for(scene: Scene) -> None:
     """Released by its runtime, or collected: nobody waits for it, and its next holder begins anew."""
     scene.reach.committed([ADDRESS, OTHER])
