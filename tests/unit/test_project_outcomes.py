@@ -16,7 +16,9 @@ def _run_pytest(directory: Path, test: str, *options: str) -> subprocess.Complet
     shutil.copy(CONFTEST, directory)
     (directory / "pytest.ini").write_text("[pytest]\n")
     (directory / "test_sample.py").write_text(test)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, "."]
+    # Of its own, for each run tidies up after others in what they share.
+    temporary = f"--basetemp={directory}-runs"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", temporary, *options, "."]
     return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False, timeout=60)
 
 
