@@ -57,8 +57,9 @@ types: setup ## static types
 pytest: setup-test ## the tests alone: WORKERS=2 at a time
 	$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider -n $(WORKERS) --dist loadgroup
 
-fuzz: setup ## made-up CNI calls against parser and socket: EXAMPLES=100000 of each kind
-	TORTIE_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/pytest -p no:cacheprovider tests/unit/test_cni_fuzz.py
+fuzz: setup ## made-up CNI calls and Docker requests: EXAMPLES=100000 of each kind
+	TORTIE_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/pytest -p no:cacheprovider tests/unit/test_cni_fuzz.py \
+		tests/contract/docker/test_docker_fuzz.py
 
 format: setup ## put the code into its one format
 	$(BIN)/ruff format

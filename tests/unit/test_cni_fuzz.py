@@ -1,7 +1,4 @@
-"""Whatever a caller sends, it gets an answer of the protocol, and the agent goes on as before.
-
-TORTIE_FUZZ_EXAMPLES says how many requests each test makes up; without it they are few, and always the same.
-"""
+"""Whatever a caller sends, it gets an answer of the protocol, and the agent goes on as before."""
 
 from __future__ import annotations
 
@@ -15,10 +12,10 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.assignment.assigner import Assigner
@@ -35,6 +32,7 @@ from controller.ports import ABSENT, Put
 from controller.private_socket import bind
 from controller.store.memory import MemoryStore
 from ipam.pool import Pool
+from tests.mutations import EXAMPLES, FUZZ, mutated_bytes, mutated_json
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -43,56 +41,11 @@ if TYPE_CHECKING:
 
 REQUESTS = Path(__file__).parents[1] / "contract" / "cni" / "requests"
 CALLS = [call for path in sorted(REQUESTS.glob("*.json")) for call in json.loads(path.read_text())["calls"]]
-EXAMPLES = os.environ.get("TORTIE_FUZZ_EXAMPLES")
-FUZZ = settings(
-    max_examples=int(EXAMPLES or 300),
-    derandomize=EXAMPLES is None,
-    database=None,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
 LIMIT = 60
 
-#: What a value may become, among it what parsers stumble over.
-LEAVES = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=20)
-    | st.sampled_from(["", "0.4.0", "1.1.0", "eth0", "10.66.0.1/33", "fd66::1", "\0", "\ud800", "../x", "a" * 300])
-)
-VALUES = st.recursive(
-    LEAVES,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=6,
-)
 VARIABLES = st.text(max_size=30) | st.sampled_from(
     ["", "ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION", "/", "IP=10.66.0.300", "MAC=ff:ff:ff:ff:ff:ff", ";;=;"]
 )
-
-
-@st.composite
-def mutated_json(draw: st.DrawFn, value: Any) -> Any:  # noqa: ANN401  any JSON
-    """Return the value with something replaced, added or left out somewhere in it."""
-    if isinstance(value, dict) and value and draw(st.integers(0, 5)):
-        key = draw(st.sampled_from(sorted(value)))
-        changed = {**value, key: draw(mutated_json(value[key]))}
-        return changed if draw(st.integers(0, 7)) else {name: changed[name] for name in value if name != key}
-    if isinstance(value, list) and value and draw(st.integers(0, 5)):
-        place = draw(st.integers(0, len(value) - 1))
-        return [*value[:place], draw(mutated_json(value[place])), *value[place + 1 :]]
-    return draw(VALUES)
-
-
-@st.composite
-def mutated_bytes(draw: st.DrawFn, content: bytes) -> bytes:
-    """Return the bytes with a piece of them replaced by another one, most often by none at all."""
-    if draw(st.booleans()):
-        return content
-    start = draw(st.integers(0, len(content)))
-    end = draw(st.integers(start, min(len(content), start + 20)))
-    return content[:start] + draw(st.binary(max_size=20)) + content[end:]
 
 
 @st.composite

@@ -141,7 +141,10 @@ class Node:
 
     async def call(self, path: str, request: object) -> tuple[int, dict[str, Any]]:
         """Return status and answer of a method; a request that is None has no body at all."""
-        body = b"" if request is None else json.dumps(request).encode()
+        return await self.send(path, b"" if request is None else json.dumps(request).encode())
+
+    async def send(self, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
+        """Return status and answer of a method for any body."""
         # dockerd sends no host's name.
         async with self._session.post(f"http://plugin{path}", data=body, headers={"Host": ""}) as response:
             return response.status, json.loads(await response.read())
