@@ -66,17 +66,11 @@ class WiringProcess:
         loop = asyncio.get_running_loop()
         if self._running is not None or loop.time() < self._start_at:
             return
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, *_OPTIONS, _PROGRAM, str(_PACKAGES), str(theirs.fileno())]
         try:
-            with theirs:
-                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+            self._running = _, ours = _started()
         except OSError as error:
-            ours.close()
             self._lost(str(error))
             return
-        ours.setblocking(False)
-        self._running = process, ours
         loop.add_reader(ours, self._read, ours)
         self._watch()
 
@@ -106,6 +100,8 @@ class WiringProcess:
             self._timer.cancel()
         asyncio.get_running_loop().remove_reader(ours)
         ours.close()
+        if not self._waiting:  # it is at nothing, and ends at once
+            process.kill()
         try:
             process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
@@ -147,6 +143,20 @@ class WiringProcess:
     def _lost(self, reason: str) -> None:
         self._start_at = asyncio.get_running_loop().time() + self._rest_seconds
         log.warning("wiring process is lost, links are wired without it", extra={"reason": reason})
+
+
+def _started() -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start the process and return it with our end of its socket."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = [sys.executable, *_OPTIONS, _PROGRAM, str(_PACKAGES), str(theirs.fileno())]
+    try:
+        with theirs:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+    except OSError:
+        ours.close()
+        raise
+    ours.setblocking(False)
+    return process, ours
 
 
 def _received(ours: socket.socket) -> bytes | None:
