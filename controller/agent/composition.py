@@ -27,8 +27,10 @@ from controller.agent.way_out import WayOut
 from controller.agent.web import for_nodes_only
 from controller.assignment.assigner import Assigner
 from controller.cni.backend import WorkloadBackend
+from controller.datamodel import keys
 from controller.docker.firewall import Firewall
 from controller.docker.plugin import DockerPlugin
+from controller.errors import MalformedRecord
 from controller.kernel.connections import KernelConnections
 from controller.kernel.forward_filters import open_forwarding
 from controller.kernel.links import KernelLinks
@@ -178,7 +180,7 @@ class Composition:
             missing_addresses=self.routing.missing_addresses(),
             holders=self.assigner.holders(),
             pool_count=len(cluster.pools),
-            malformed=cluster.malformed,
+            malformed={**cluster.malformed, **self._unreadable_blocks()},
         )
 
     def known(self) -> Known:
@@ -192,6 +194,11 @@ class Composition:
             learned=self.routing.learned(),
             refused=self.routing.refused(),
         )
+
+    def _unreadable_blocks(self) -> dict[str, str]:
+        """Return the key of each block of this node whose record cannot be read, with the reason."""
+        unreadable = map(keys.block, self.assigner.unreadable_blocks())
+        return {key: str(MalformedRecord(key, "the log tells why")) for key in unreadable}
 
     def _limitation(self) -> str | None:
         """Return why existing workloads may not all be reached, or None."""

@@ -47,6 +47,8 @@ class DrainPhase(Enum):
 class Knowledge:
     """Everything a decision rests on, as of one moment.
 
+    `own_blocks` are also those of which nothing but the owner is known; what the kernel has for addresses of `unread`
+    blocks may be right, and is left alone.
     `peers` are those configured, and `route_count_by_peer` says how much each announced. `learned` maps each prefix to
     all routes for it; `settled` says whether what is not among them is really gone.
     """
@@ -61,6 +63,7 @@ class Knowledge:
     learned: Mapping[IPNetwork, tuple[LearnedRoute, ...]]
     settled: bool
     drain: DrainPhase
+    unread: tuple[IPNetwork, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,7 @@ def decide(known: Knowledge, selection: Selection | None = None) -> Decision:
     routes |= block_routes(known.own_blocks)
     routes |= known.workloads.routes
     return Decision(
-        routes=DesiredRoutes(routes, Sweep.EVERYTHING if known.settled else Sweep.LOCAL),
+        routes=DesiredRoutes(routes, Sweep.EVERYTHING if known.settled else Sweep.LOCAL, spared=known.unread),
         announcements=_announced(known),
         learned_count=learned_count,
         rejected=_rejected(chosen),

@@ -168,7 +168,7 @@ class Routing:
 
     def _announced_blocks(self) -> object:
         """Return what differs when something else is to be announced: own blocks, and the state of borrowed ones."""
-        own = tuple(block.cidr for block in self._assigner.own_blocks())
+        own = self._own_blocks()
         return own, {block.cidr: block.sequence for block in self._assigner.blocks() if block.cidr not in own}
 
     def _known(self, cluster: Cluster) -> Knowledge:
@@ -177,13 +177,19 @@ class Routing:
             cluster=cluster,
             peers=self.peering.peers,
             route_count_by_peer=self._rib.route_counts(),
-            own_blocks=tuple(block.cidr for block in self._assigner.own_blocks()),
+            own_blocks=self._own_blocks(),
             workloads=self._held_blocks.workloads(self._assigner.blocks(), self._links.index_of),
             interfaces=self._interfaces,
             learned=self._rib.routes(),
             settled=self._rib.settled(time.monotonic()),
             drain=self._drain_phase(),
+            unread=tuple(self._assigner.unread_blocks()),
         )
+
+    def _own_blocks(self) -> tuple[IPNetwork, ...]:
+        """Return the blocks of this node, also those of which no more can be read."""
+        unread = (cidr for cidr, owned in self._assigner.unread_blocks().items() if owned)
+        return (*(block.cidr for block in self._assigner.own_blocks()), *unread)
 
     def _drain_phase(self) -> DrainPhase:
         remaining = self._drain_remaining_seconds()

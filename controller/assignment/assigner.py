@@ -160,13 +160,21 @@ class Assigner:
         """Return the blocks this node owns, oldest claim first."""
         return tuple(self._knowledge.used.own_blocks())
 
+    def unread_blocks(self) -> Mapping[IPNetwork, bool]:
+        """Return the blocks of this node of which nothing could be read yet, and of each whether this node owns it."""
+        return self._knowledge.unread
+
+    def unreadable_blocks(self) -> tuple[IPNetwork, ...]:
+        """Return every block of this node whose record cannot be read now, whether or not it could be before."""
+        return (*self._knowledge.former, *self._knowledge.unread)
+
     @property
     def counters(self) -> Counters:
         """What has been done so far."""
         return self._counters
 
     def on_change(self, callback: Callable[[], None]) -> None:
-        """Call this whenever `own_blocks()` or `holders()` may give something new, before the requester is answered."""
+        """Call this whenever what is known of this node's blocks has changed, before the requester is answered."""
         self._callbacks.append(callback)
 
     def set_rules(self, rules: Rules) -> None:
@@ -204,8 +212,9 @@ class Assigner:
             self._knowledge, outdated = self._news.take(self._knowledge)
             if self._unsure:
                 await self._adopt_reading(read_share)
-            elif outdated or self._knowledge.former:  # what could not be read is mended without a word of the share
-                await self._adopt_reading(partial(read_blocks, cidrs={*outdated, *self._knowledge.former}))
+            elif cidrs := {*outdated, *self._knowledge.former, *self._knowledge.unread}:
+                # What could not be read is mended without a word of the share.
+                await self._adopt_reading(partial(read_blocks, cidrs=cidrs))
             await self._serve(batch)
         except TortieError as error:
             fail(batch, error)
@@ -310,15 +319,16 @@ class Assigner:
 
     def _adopt(self, knowledge: Knowledge) -> None:
         """Make this what is known, and tell who listens if the node's blocks changed."""
-        changed = _concerning(knowledge.used) != _concerning(self._knowledge.used)
+        changed = _concerning(knowledge) != _concerning(self._knowledge)
         self._knowledge = knowledge
         if changed:
             for callback in self._callbacks:
                 callback()
 
 
-def _concerning(view: View) -> dict[IPNetwork, Block]:
-    return {cidr: block for cidr, block in view.block_by_cidr.items() if view.concerns(block)}
+def _concerning(knowledge: Knowledge) -> tuple[dict[IPNetwork, Block], Mapping[IPNetwork, bool]]:
+    view = knowledge.used
+    return {cidr: block for cidr, block in view.block_by_cidr.items() if view.concerns(block)}, knowledge.unread
 
 
 def _log_owners(view: View, writes: Mapping[IPNetwork, Block | None]) -> None:

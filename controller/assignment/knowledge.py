@@ -41,13 +41,15 @@ class Knowledge:
     """A view, and the versions at which its blocks (by CIDR) and pools (by name) were read.
 
     `former` has those of the node's blocks that cannot be read any more, as they were: nothing is assigned from them,
-    and who holds an address there goes on using it.
+    and who holds an address there goes on using it. `unread` has those that could not be read since the start either,
+    and of each whether the node owns it, as its share says.
     """
 
     view: View
     block_versions: Mapping[IPNetwork, Version] = field(default_factory=dict)
     pool_versions: Mapping[str, Version] = field(default_factory=dict)
     former: Mapping[IPNetwork, Block] = field(default_factory=dict)
+    unread: Mapping[IPNetwork, bool] = field(default_factory=dict)
 
     @property
     def used(self) -> View:
@@ -75,8 +77,9 @@ class Knowledge:
         """Return the knowledge in which these blocks are as given, None for absent, at these versions."""
         kept = {cidr: version for cidr, version in self.block_versions.items() if cidr not in changes}
         former = {cidr: block for cidr, block in self.former.items() if cidr not in changes}
+        unread = {cidr: owned for cidr, owned in self.unread.items() if cidr not in changes}
         view = self.view.with_blocks(changes)
-        return replace(self, view=view, block_versions={**kept, **versions}, former=former)
+        return replace(self, view=view, block_versions={**kept, **versions}, former=former, unread=unread)
 
     def committed(self, writes: Mapping[IPNetwork, Block | None], versions: Mapping[str, Version]) -> Knowledge:
         """Return the knowledge after these blocks were written, with the versions that the commit gave, by key.
@@ -211,8 +214,10 @@ def rules_of(entries: Mapping[str, Entry], known: Rules | None = None) -> Rules:
 
 async def _with_share(store: Store, knowledge: Knowledge, share: Mapping[str, Entry]) -> Knowledge:
     cidrs = {cidr for key in share if (cidr := share_cidr(key)) is not None}
-    gone = knowledge.used.block_by_cidr.keys() - cidrs
-    return await read_blocks(store, knowledge.forgetful().with_blocks(dict.fromkeys(gone), {}), cidrs)
+    gone = (knowledge.used.block_by_cidr.keys() | knowledge.unread.keys()) - cidrs
+    known = await read_blocks(store, knowledge.forgetful().with_blocks(dict.fromkeys(gone), {}), cidrs)
+    unread = (cidrs & known.view.unreadable) - known.former.keys()
+    return replace(known, unread={cidr: keys.owned(known.view.node, cidr) in share for cidr in unread})
 
 
 def _with_block_entries(knowledge: Knowledge, entries: Mapping[str, Entry | None]) -> Knowledge:
@@ -237,7 +242,13 @@ def _with_block_entries(knowledge: Knowledge, entries: Mapping[str, Entry | None
         for cidr in unreadable
         if (block := used.block_by_cidr.get(cidr)) is not None and used.concerns(block)
     }
-    return replace(known, view=known.view.with_unreadable(unreadable), former={**known.former, **former})
+    unread = {cidr: owned for cidr, owned in knowledge.unread.items() if cidr in unreadable}
+    return replace(
+        known,
+        view=known.view.with_unreadable(unreadable),
+        former={**known.former, **former},
+        unread={**known.unread, **unread},
+    )
 
 
 def _block(key: str, entry: Entry) -> Block | None:

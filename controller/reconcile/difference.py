@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from ipam.address import shared_offsets
+
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping
 
@@ -27,10 +29,11 @@ class Sweep(Enum):
 
 @dataclass(frozen=True, slots=True)
 class DesiredRoutes:
-    """Every route there should be, by its prefix, and what may be removed besides."""
+    """Every route there should be, by its prefix, and what may be removed besides: nothing in `spared` networks."""
 
     routes: Mapping[IPNetwork, KernelRoute]
     sweep: Sweep
+    spared: tuple[IPNetwork, ...] = ()
 
 
 def to_write(desired: Iterable[KernelRoute], actual: Mapping[IPNetwork, KernelRoute]) -> list[KernelRoute]:
@@ -53,7 +56,7 @@ def to_remove(
     return [
         route
         for route in actual
-        if route.prefix not in desired.routes and (route.prefix in dropped or _may_go(route, desired.sweep))
+        if route.prefix not in desired.routes and (route.prefix in dropped or _may_go(route, desired))
     ]
 
 
@@ -70,7 +73,9 @@ def is_same(desired: KernelRoute, actual: KernelRoute | None) -> bool:
     )
 
 
-def _may_go(route: KernelRoute, sweep: Sweep) -> bool:
-    if sweep is Sweep.LOCAL:
+def _may_go(route: KernelRoute, desired: DesiredRoutes) -> bool:
+    if any(shared_offsets(network, route.prefix) for network in desired.spared):
+        return False
+    if desired.sweep is Sweep.LOCAL:
         return all(hop.gateway is None for hop in route.next_hops)
-    return sweep is Sweep.EVERYTHING
+    return desired.sweep is Sweep.EVERYTHING

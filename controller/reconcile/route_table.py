@@ -17,17 +17,19 @@ from __future__ import annotations
 import errno
 import logging
 import time
+from dataclasses import replace
 from itertools import islice
 from threading import Lock
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from controller.ports import KernelRoute, RouteKind
-from controller.reconcile.difference import DesiredRoutes, is_same, to_remove, to_write
+from controller.reconcile.difference import is_same, to_remove, to_write
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from controller.ports import Fib, ForeignRoute, RouteFailure
+    from controller.reconcile.difference import DesiredRoutes
     from ipam.address import IPAddress, IPNetwork
 
 log = logging.getLogger(__name__)
@@ -117,7 +119,7 @@ class RouteTable:
         Without `changed` nothing but the kernel can differ from what it was after the last pass.
         """
         if programmed:
-            desired = DesiredRoutes({**desired.routes, **programmed}, desired.sweep)
+            desired = replace(desired, routes={**desired.routes, **programmed})
         before: dict[IPNetwork, KernelRoute] = {}
         first = self._actual is None
         if first:
@@ -181,7 +183,7 @@ class RouteTable:
                     actual[prefix] = route
             there = [route for route in told.values() if route is not None]
         upserts = to_write(wanted.values(), actual)
-        removals = to_remove(there, DesiredRoutes(wanted, desired.sweep), self._wanted)
+        removals = to_remove(there, replace(desired, routes=wanted), self._wanted)
         failures = self._write_all(upserts, before) + self._remove_all(removals)
         with self._lock:
             self._report(told.keys() - self._added, failures)

@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import socket
+import sqlite3
 import subprocess
 import tempfile
 import time
@@ -25,7 +26,9 @@ from controller.lab.lab import Lab
 from controller.lab.network import NAMESPACES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
+
+    from tests.e2e.conftest import Flow
 
 _DEADLINE_SECONDS = 60.0
 
@@ -126,9 +129,15 @@ def sockets(lab: Lab) -> list[Path]:
     return [run / "agent.sock", run / "cni.sock"]
 
 
-def routes(lab: Lab) -> list[str]:
-    """Return h1's routes of ours."""
-    return sorted(lab.run("h1", ["ip", "route", "show", "proto", "116"]).stdout.splitlines())
+def routes(lab: Lab, host: str = "h1") -> list[str]:
+    """Return a host's routes of ours."""
+    return sorted(lab.run(host, ["ip", "route", "show", "proto", "116"]).stdout.splitlines())
+
+
+def records(lab: Lab, prefix: str) -> list[tuple[str, bytes]]:
+    """Return the keys and values of the lab's store that start with the prefix."""
+    with contextlib.closing(sqlite3.connect(lab.layout().state / "store.db")) as store:
+        return [row for row in store.execute("SELECT key, value FROM entries") if row[0].startswith(prefix)]
 
 
 def sessions(lab: Lab, host: str) -> dict[str, float]:
@@ -266,6 +275,36 @@ def test_a_second_agent_of_the_same_directory_is_refused(lab: Lab, tmp_path: Pat
     assert all(path.is_socket() for path in sockets(lab))
     assert health(lab)[0] == 200
     assert agent_pid(lab) == pid
+    assert routes(lab) == before
+
+
+def test_a_block_that_cannot_be_read_at_the_start_is_left_as_it_is(
+    lab: Lab,
+    tmp_path: Path,
+    start_flow: Callable[[Lab, str, str], Flow],
+    write_records: Callable[[Lab, Mapping[str, bytes | None]], None],
+) -> None:
+    """Its record was damaged while the agent was away: the workload is reached on, and somebody is told."""
+    [(block, whole)] = [(key, value) for key, value in records(lab, keys.BLOCKS) if b'"h1"' in value]
+    before, beyond, stale = routes(lab), routes(lab, "h2"), "198.51.100.7"
+    [workload] = lab.layout().host("h1").workloads
+    [client] = lab.layout().host("h2").workloads
+    flow = start_flow(lab, client.name, str(workload.addresses[0]))
+    with recorded_routes(lab, tmp_path / "monitor") as deletions:
+        lab.stop("h1/agent")
+        write_records(lab, {block: b"?"})
+        leftover = ["ip", "route", "add", "blackhole", stale, "proto", "116", "metric", "1024"]
+        assert lab.run("h1", leftover).returncode == 0
+        lab.start("h1/agent")
+        wait_until(lambda: health(lab)[0] == 200, "the agent is ready")
+        wait_until(lambda: routes(lab) == before, "what nobody desires is swept")
+        assert any(f"record {block}" in problem for problem in agent_status(sockets(lab)[0]).problems)
+        wait_until(lambda: sessions(lab, "h1"), "the session is there again")
+        assert [line for line in deletions() if stale not in line] == []
+        assert routes(lab, "h2") == beyond
+        write_records(lab, {block: whole})
+        wait_until(lambda: lab.status().healthy, "the lab is well again")
+    assert flow.lost() == []
     assert routes(lab) == before
 
 

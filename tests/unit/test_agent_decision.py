@@ -370,3 +370,10 @@ def test_peers_of_another_as_are_known_by_their_definitions() -> None:
     decision = decide(knowledge(inner, outer, looped, peers=(rack,)))
     assert decision.routes.routes[ip_network("10.0.1.0/26")] == via("10.0.1.0/26", "192.0.2.254")
     assert counts(decision) == {Rejection.AS_LOOP: 1}
+
+
+def test_routes_of_a_block_that_cannot_be_read_are_spared() -> None:
+    """Its workloads are there, although nobody can tell which."""
+    known = replace(knowledge(), unread=OWN[:1])
+    assert decide(known).routes.spared == OWN[:1]
+    assert decide(knowledge()).routes.spared == ()

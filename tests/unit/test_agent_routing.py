@@ -54,6 +54,7 @@ class Host:
     def __init__(self) -> None:
         self.block = Block.claimed(OWN_BLOCK, node="here", at=0.0)
         self.borrowed: tuple[Block, ...] = ()
+        self.unread: dict[IPNetwork, bool] = {}
         self.index_of: dict[str, int] = {}
         self.desired: list[DesiredRoutes] = []
         self.told: list[tuple[frozenset[IPAddress], frozenset[IPNetwork]]] = []
@@ -63,6 +64,10 @@ class Host:
     def own_blocks(self) -> tuple[Block, ...]:
         """Return the one block."""
         return (self.block,)
+
+    def unread_blocks(self) -> dict[IPNetwork, bool]:
+        """Return what was set."""
+        return self.unread
 
     def blocks(self) -> tuple[Block, ...]:
         """Return the one block, and what is borrowed."""

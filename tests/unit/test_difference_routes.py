@@ -81,3 +81,12 @@ def test_what_was_dropped_goes_under_any_sweep() -> None:
     """That a route is not desired any more is a decision, not ignorance."""
     dropped, unknown = unicast(1, "192.0.2.1"), unicast(2, "192.0.2.1")
     assert to_remove([dropped, unknown], DesiredRoutes({}, Sweep.NOTHING), {dropped.prefix}) == [dropped]
+
+
+@pytest.mark.parametrize("spared", ["10.0.1.0/24", "10.0.0.0/23", "10.0.1.5/32"])
+def test_what_is_spared_stays_under_any_sweep(spared: str) -> None:
+    """Routes of a network of which too little is known stay, unless it was decided that they go."""
+    within, beside = unicast(1, None), unicast(2, None)
+    desired = DesiredRoutes({}, Sweep.EVERYTHING, spared=(ip_network("fd00::/64"), ip_network(spared)))
+    assert to_remove([within, beside], desired) == [beside]
+    assert to_remove([within], desired, {within.prefix}) == [within]

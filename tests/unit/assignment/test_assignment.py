@@ -278,6 +278,43 @@ async def test_who_holds_an_address_of_a_block_that_cannot_be_read_any_more_hold
         assert all(each not in block.cidr for each in assigner.holders())
 
 
+@pytest.mark.parametrize("owned", [True, False])
+async def test_what_could_not_be_read_since_the_start_is_known_as_the_nodes(world: World, *, owned: bool) -> None:
+    """The share tells whose the block is; that it is mended or gone is heard of with the next request."""
+    await world.add_pool("v4", "10.0.0.0/29", 30)
+    async with world.following("n1") as other, world.started("n2") as node:
+        await other.assign(world.request("a"))
+        (block,) = other.own_blocks()
+        free = next(address for address in block.cidr if address not in other.holders())
+        await node.assign(world.request("b", address=str(free)))
+    name = "n1" if owned else "n2"
+    key = keys.block(block.cidr)
+    whole = (await world.store.get([key]))[key].value
+    await world.store.commit([Put(key, b"?", None)])
+    async with world.started(name) as assigner:
+        changes: list[int] = []
+        assigner.on_change(lambda: changes.append(len(assigner.unread_blocks())))
+        for value in (b"?", b"!"):
+            await world.store.commit([Put(key, value, None)])
+            assigner.observe_share(Snapshot(await world.store.list(keys.share(name))))
+            await assigner.probe(world.request("c"))
+            assert assigner.unread_blocks() == {block.cidr: owned}
+            assert assigner.unreadable_blocks() == (block.cidr,)
+            assert block.cidr not in [each.cidr for each in assigner.blocks()]
+        await world.store.commit([Put(key, whole, None)])
+        await assigner.probe(world.request("c"))
+        assert (assigner.unread_blocks(), assigner.unreadable_blocks()) == ({}, ())
+        assert block.cidr in [each.cidr for each in assigner.blocks()]
+        assert changes == [0]
+    await world.store.commit([Put(key, b"?", None)])
+    async with world.started(name) as assigner:
+        share = keys.owned(name, block.cidr) if owned else keys.held(name, block.cidr)
+        await world.store.commit([Delete(key, None), Delete(share, None)])
+        assigner.observe_share(Snapshot(await world.store.list(keys.share(name))))
+        await assigner.probe(world.request("c"))
+        assert assigner.unread_blocks() == {}
+
+
 async def test_without_start_requests_are_turned_away(world: World) -> None:
     """A request to an assigner that has been closed fails at once instead of waiting for ever."""
     async with world.started("n1") as assigner:
