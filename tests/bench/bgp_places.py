@@ -116,9 +116,13 @@ class Program:
             )
 
     def cpu_seconds(self) -> float:
-        """Return the processor time that its first thread has used."""
-        schedstat = Path(f"/proc/{self._process.pid}/schedstat").read_text()
-        return int(schedstat.split()[0]) / 1e9
+        """Return the processor time that it has used, in all its threads and without its children."""
+        return _cpu_seconds(self._process.pid)
+
+    def cpu_seconds_of_children(self) -> float:
+        """Return the processor time that those children have used that still run."""
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        return sum(_cpu_seconds(int(child)) for child in children)
 
     def memory_megabytes(self) -> float:
         """Return how much memory it has."""
@@ -276,6 +280,12 @@ def _answer(control: socket.socket) -> str:
             raise ConnectionError("BIRD closed its control socket")
         answer += part
     return answer.decode()
+
+
+def _cpu_seconds(process_id: int) -> float:
+    """Return the processor time of a process; the kernel keeps it by thread, in nanoseconds."""
+    threads = Path(f"/proc/{process_id}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
 def _plain() -> dict[str, str]:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -96,6 +97,11 @@ class Flow:
             return None
         before = [at for at in answers if at < moment]
         return 0.0 if before and moment - before[-1] < 2 * _INTERVAL_SECONDS else later[0] - moment
+
+    def longest_pause_seconds(self, moment: float) -> float:
+        """Return the longest time without an answer since a moment (seconds since the epoch)."""
+        later = [moment, *(at for at, _ in self.answers() if at >= moment)]
+        return max((after - before for before, after in pairwise(later)), default=0.0)
 
     def lost(self) -> list[int]:
         """End the flow and return the packets that had no answer; one that was on its way at the end is not lost."""

@@ -93,6 +93,12 @@ class Clock:
         for flow in flows:
             print(f"{what}: {flow.name} answered after {1000 * (flow.seconds_until_answered(since) or 0):.0f} ms")  # noqa: T201  the measurement
 
+    def measure_pauses(self, flows: list[Flow], what: str, since: float) -> None:
+        """Print the longest time that each flow, which no event may interrupt, was not answered after `since`."""
+        self.measure(flows, what, time.time())
+        for flow in flows:
+            print(f"{what}: {flow.name} paused {1000 * flow.longest_pause_seconds(since):.0f} ms at most")  # noqa: T201  the measurement
+
 
 @pytest.fixture
 def clock(wait_until: Callable[..., None]) -> Clock:
@@ -163,10 +169,11 @@ def test_an_address_outlives_the_owner_of_its_block(
     flows = [start_flow(lab, source, address) for source in ("h3w1", "h1w1") for address in borrowed]
     wait_until(lambda: all(len(flow.answers()) > 20 for flow in flows), "answers before the owner goes")
     since = {flow.name: flow.answers()[-1][1] for flow in flows}
+    began = time.time()
     lab.remove_node(owner)
     for block in blocks:
         wait_until(lambda block=block: not route(lab, "h3", block), "the block is nobody's")
-    clock.measure(flows, "owner deleted", time.time())
+    clock.measure_pauses(flows, "owner deleted", began)
     assert {flow.name: [number for number in flow.lost() if number > since[flow.name]] for flow in flows} == {
         flow.name: [] for flow in flows
     }
@@ -204,6 +211,7 @@ def test_addresses_of_a_block_that_lost_its_affinity_are_announced_one_by_one(
     wanted, blocks = addresses_of(lab, "h1w1"), blocks_of(lab, "h1")
     flows = [start_flow(lab, source, address) for source in ("h3w1", "h2w1") for address in wanted]
     wait_until(lambda: all(len(flow.answers()) > 20 for flow in flows), "answers before the block is lost")
+    began = time.time()
     for block in blocks:
         disown(lab, block)
     for block, address in zip(blocks, wanted, strict=True):
@@ -212,6 +220,6 @@ def test_addresses_of_a_block_that_lost_its_affinity_are_announced_one_by_one(
             wait_until(lambda host=host, block=block: not route(lab, host, block), "the block has none")
         wait_until(lambda block=block: not route(lab, "h1", block), "no blackhole either")
         assert " dev tor" in route(lab, "h1", address)
-    clock.measure(flows, "block lost its affinity", time.time())
+    clock.measure_pauses(flows, "block lost its affinity", began)
     assert {flow.name: flow.lost() for flow in flows} == {flow.name: [] for flow in flows}
     wait_until(lambda: lab.ping().complete, "everybody reaches everybody")
