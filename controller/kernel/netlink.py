@@ -16,9 +16,12 @@ from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from controller.errors import KernelRefused, KernelUnavailable
+from controller.kernel.series import portions, repeated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from controller.kernel.series import Series
 
 _T = TypeVar("_T")
 
@@ -131,19 +134,13 @@ class NetlinkSocket:
         A refused request does not stop those after it. Raises `KernelUnavailable` when an answer is lost: any of the
         requests may then have been carried out or not.
         """
-        refusals: list[Refusal] = []
-        start = 0
         rest = iter(requests)
-        while True:
-            first_sequence = self._sequence + 1
-            batch = self._packed(rest)
-            last_sequence = self._sequence
-            if not batch:
-                return refusals
-            for sequence, number, text in self._answers(batch, last_sequence):
-                if number and first_sequence <= sequence <= last_sequence:
-                    refusals.append(Refusal(start + sequence - first_sequence, number, text))
-            start += last_sequence - first_sequence + 1
+        return self._exchanged(lambda: self._packed(rest))
+
+    def exchange_series(self, series: Iterable[Series]) -> list[Refusal]:
+        """Do the same with series of requests, whose places are counted from the first of the first one on."""
+        rest = portions(series)
+        return self._exchanged(lambda: self._packed_series(rest))
 
     def require(self, what: str, requests: Iterable[Request]) -> None:
         """Send every request and raise `KernelRefused` for the first that was refused."""
@@ -187,6 +184,35 @@ class NetlinkSocket:
                 if number in {errno.ENODEV, errno.ENOENT}:
                     return None
                 raise KernelRefused(f"request of type {kind}", number, os.strerror(number))
+
+    def _exchanged(self, packed: Callable[[], bytearray]) -> list[Refusal]:
+        """Send one batch after the other, as `packed` numbers and returns them, until one is empty."""
+        refusals: list[Refusal] = []
+        start = self._sequence + 1
+        while True:
+            first_sequence = self._sequence + 1
+            batch = packed()
+            last_sequence = self._sequence
+            if not batch:
+                return refusals
+            for sequence, number, text in self._answers(batch, last_sequence):
+                if number and first_sequence <= sequence <= last_sequence:
+                    refusals.append(Refusal(sequence - start, number, text))
+
+    def _packed_series(self, series: Iterator[Series]) -> bytearray:
+        """Return the next batch, which is empty when there are no more series."""
+        batch, last_at, last = bytearray(), 0, b""
+        for each in series:
+            last = HEADER.pack(HEADER.size + len(each.body), each.kind, each.flags | NLM_F_REQUEST, 0, 0) + each.body
+            batch += repeated(last, each, self._sequence + 1)
+            self._sequence += each.request_count
+            last_at = len(batch) - len(last)
+            if len(batch) > _BATCH_BYTES // 2:
+                break
+        if batch:
+            length, kind, flags, *_ = HEADER.unpack_from(last)
+            HEADER.pack_into(batch, last_at, length, kind, flags | NLM_F_ACK, self._sequence, 0)
+        return batch
 
     def _packed(self, requests: Iterator[tuple[int, int, bytes]]) -> bytearray:
         """Return the next batch, which is empty when there are no more requests."""

@@ -10,13 +10,16 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
+import sys
+from array import array
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from controller.kernel.netlink import attribute, attributes
+from controller.kernel.series import Series
 from controller.ports import ROUTE_METRIC, ROUTE_PROTOCOL, KernelRoute, NextHop, RouteKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from ipam.address import IPAddress, IPNetwork
 
@@ -86,6 +89,51 @@ def additions(routes: Iterable[KernelRoute]) -> list[bytes]:
     return bodies
 
 
+def addition_series(routes: Iterable[KernelRoute], flags: Iterable[int]) -> Iterator[Series]:
+    """Yield RTM_NEWROUTE for each route with its flags, in their order; the bodies are those of `additions`."""
+    hops: tuple[NextHop, ...] | None = None
+    mask = kind = its_flags = None
+    addresses: list[IPAddress] = []
+    first: KernelRoute | None = None
+    for route, asked in zip(routes, flags, strict=True):
+        prefix, its_kind, its_hops = route
+        # Objects that many routes share tell runs of them apart; equal ones that are others make a run end early.
+        if its_hops is not hops or prefix.netmask is not mask or its_kind is not kind or asked != its_flags:
+            if first is not None:
+                yield _series(RTM_NEWROUTE, its_flags or 0, addresses, *_ends(first))
+            first, addresses = route, []
+            hops, mask, kind, its_flags = its_hops, prefix.netmask, its_kind, asked
+        addresses.append(prefix.network_address)
+    if first is not None:
+        yield _series(RTM_NEWROUTE, its_flags or 0, addresses, *_ends(first))
+
+
+def removal_series(prefixes: Iterable[IPNetwork]) -> Iterator[Series]:
+    """Yield RTM_DELROUTE for our route of each prefix, in their order, whatever its kind and next hops."""
+    mask = None
+    addresses: list[IPAddress] = []
+    first: IPNetwork | None = None
+    for prefix in prefixes:
+        if prefix.netmask is not mask:
+            if first is not None:
+                yield _series(RTM_DELROUTE, 0, addresses, *_removal_ends(first))
+            first, mask, addresses = prefix, prefix.netmask, []
+        addresses.append(prefix.network_address)
+    if first is not None:
+        yield _series(RTM_DELROUTE, 0, addresses, *_removal_ends(first))
+
+
+def _series(kind: int, flags: int, addresses: list[IPAddress], before: bytes, after: bytes) -> Series:
+    if addresses[0].version == 4:  # noqa: PLR2004  the version of IP
+        numbers = array("I", map(int, addresses))
+        if sys.byteorder == "little":
+            numbers.byteswap()
+        values, size = numbers.tobytes(), 4
+    else:
+        values, size = b"".join([address.packed for address in addresses]), 16
+    return Series(kind, flags, before + bytes(size) + after, len(before), size, values)
+
+
 def _ends(route: KernelRoute) -> tuple[bytes, bytes]:
     """Return what comes before the prefix's address in an addition, and what comes after it."""
     version, hops = route.prefix.version, route.next_hops
@@ -125,11 +173,15 @@ def likely_dumps(routes: Iterable[KernelRoute], added: Iterable[bytes]) -> list[
     ]
 
 
-def removal(prefix: IPNetwork) -> bytes:
-    """Return the body of RTM_DELROUTE for our route of this prefix, whatever its kind and next hops."""
+def _removal_ends(prefix: IPNetwork) -> tuple[bytes, bytes]:
+    """Return what comes before the prefix's address in a removal, and what comes after it."""
     family = _FAMILY_BY_VERSION[prefix.version]
-    head = RTMSG.pack(family, prefix.prefixlen, 0, 0, RT_TABLE_MAIN, ROUTE_PROTOCOL, RT_SCOPE_NOWHERE, 0, 0)
-    return head + attribute(RTA_DST, prefix.network_address.packed) + _METRIC_ATTRIBUTE
+    head = _HEAD.pack(
+        family, prefix.prefixlen, 0, 0, RT_TABLE_MAIN, ROUTE_PROTOCOL, RT_SCOPE_NOWHERE, 0, 0,
+        8, RTA_TABLE, RT_TABLE_MAIN,
+        4 + prefix.max_prefixlen // 8, RTA_DST,
+    )  # fmt: skip
+    return head, _METRIC_ATTRIBUTE
 
 
 def parsed(body: bytes) -> KernelRoute | None:

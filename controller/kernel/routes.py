@@ -2,28 +2,29 @@
 
 Two sockets: one that writes, and one that dumps, so that a write of one route never waits until a hundred thousand have
 been read. A dump is taken as bytes: a body that was seen or written before, or that was announced by `expect`, stands
-for the route object it was then, and only what is left is read.
+for the route object it was then, and only what is left is read. Which bodies those are is worked out when a dump comes,
+for writing is what somebody waits for.
 """
 
 from __future__ import annotations
 
 import errno
 import itertools
+from collections import deque
 from threading import Lock
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from controller.errors import KernelRefused
-from controller.kernel.netlink import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NetlinkSocket, Request
+from controller.kernel.netlink import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NetlinkSocket
 from controller.kernel.route_messages import (
-    RTM_DELROUTE,
     RTM_GETROUTE,
-    RTM_NEWROUTE,
+    addition_series,
     additions,
     dump_request,
     likely_dumps,
     links_of,
     parsed,
-    removal,
+    removal_series,
 )
 from controller.ports import ROUTE_METRIC, ForeignRoute, KernelRoute, RouteFailure
 
@@ -38,6 +39,8 @@ _CREATE_ONLY: Final = NLM_F_CREATE | NLM_F_EXCL
 _CREATE_OR_REPLACE: Final = NLM_F_CREATE | NLM_F_REPLACE
 #: How many routes are packed, written and noted before the next are: what lives shortly is cheap.
 _ROUTES_AT_ONCE: Final = 2000
+#: More than this many are looked at before a dump asks for them, so that they do not pile up.
+_MOST_UNNOTED: Final = 200_000
 #: RTPROT_BOOT and RTPROT_STATIC: what `ip route add` and network managers write. The kernel's own routes are expected
 #: on every link, and a routing daemon's table may be of any size.
 _HAND_MADE: Final = (3, 4)
@@ -51,8 +54,11 @@ class KernelFib:
         self._reader = NetlinkSocket(timeout_seconds=timeout_seconds)
         self._writing = Lock()
         self._reading = Lock()
-        #: What a body means; single look-ups and insertions of several threads do each other no harm.
+        #: What a body means; whoever dumps has it.
         self._route_by_body: dict[bytes, KernelRoute] = {}
+        #: What was written or is expected, and is not among that yet; one thread appends and another takes.
+        self._unnoted: deque[tuple[KernelRoute, ...]] = deque()
+        self._unnoted_count = 0
 
     @property
     def port_id(self) -> int:
@@ -67,8 +73,7 @@ class KernelFib:
 
     def expect(self, routes: Iterable[KernelRoute]) -> None:
         """Take note of what `read` will probably find: what it does find of that costs next to nothing."""
-        expected = tuple(routes)
-        self._note(expected, additions(expected))
+        self._note_later(tuple(routes))
 
     def read(self) -> list[KernelRoute]:
         """Return every route of ours, both families; one that did not change is the same object as before.
@@ -76,6 +81,7 @@ class KernelFib:
         What is written meanwhile may be among them or not.
         """
         with self._reading:
+            self._note()
             known = self._route_by_body
             # What is written from here on is noted in the new mapping, beside what the dump shows.
             self._route_by_body = {}
@@ -127,6 +133,7 @@ class KernelFib:
             try:
                 routes = [known[body] for body in bodies]
             except KeyError:
+                self._note()
                 read = ((body, known.get(body) or seen.get(body) or parsed(body)) for body in bodies)
                 route_by_body = {body: route for body, route in read if route is not None}
                 seen.update(route_by_body)
@@ -145,18 +152,29 @@ class KernelFib:
             raise
 
     def _write(self, routes: tuple[KernelRoute, ...], replaceable: Container[IPNetwork]) -> list[RouteFailure]:
-        bodies = additions(routes)
         flags = [_CREATE_OR_REPLACE if route.prefix in replaceable else _CREATE_ONLY for route in routes]
-        refusals = self._writer.exchange(zip(itertools.repeat(RTM_NEWROUTE), flags, bodies))
-        self._note(routes, bodies)
+        refusals = self._writer.exchange_series(addition_series(routes, flags))
+        self._note_later(routes)
         return [_failure(routes[position].prefix, number, text) for position, number, text in refusals]
 
-    def _note(self, routes: tuple[KernelRoute, ...], added: list[bytes]) -> None:
+    def _note_later(self, routes: tuple[KernelRoute, ...]) -> None:
+        self._unnoted.append(routes)
+        self._unnoted_count += len(routes)
+        if self._unnoted_count > _MOST_UNNOTED and self._reading.acquire(blocking=False):
+            try:
+                self._note()
+            finally:
+                self._reading.release()
+
+    def _note(self) -> None:
         # Where a dump shows just these bytes, it gives back the caller's own object.
-        self._route_by_body.update(zip(likely_dumps(routes, added), routes, strict=True))
+        self._unnoted_count = 0
+        while self._unnoted:
+            routes = self._unnoted.popleft()
+            self._route_by_body.update(zip(likely_dumps(routes, additions(routes)), routes, strict=True))
 
     def _remove(self, routes: tuple[KernelRoute, ...]) -> list[RouteFailure]:
-        refusals = self._writer.exchange(Request(RTM_DELROUTE, 0, removal(route.prefix)) for route in routes)
+        refusals = self._writer.exchange_series(removal_series(route.prefix for route in routes))
         return [
             _failure(routes[position].prefix, number, text)
             for position, number, text in refusals

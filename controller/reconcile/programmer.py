@@ -124,12 +124,15 @@ class RouteProgrammer:
         """
         self._programmed.update({route.prefix: route for route in routes})
         work = functools.partial(self.table.add, tuple(routes))
+        self.table.addition_count += 1
         try:
             failures = await asyncio.get_running_loop().run_in_executor(self._adding, work)
         except TortieError:
             self._resync = True  # what was written is not known
             self._look_again()
             raise
+        finally:
+            self.table.addition_count -= 1
         self._flush_moved()
         if failures or any(self._programmed.get(route.prefix) is not route for route in routes):
             # Refused, or overtaken by a `set` that may want another route there, or none.

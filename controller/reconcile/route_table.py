@@ -8,8 +8,9 @@ which a container waits. They share the map of actual routes under these rules, 
 * A dump is taken without the lock. What is written meanwhile is noted twice, for the dump may show it or not: of those
   prefixes the map is right and the dump is not.
 * A pass leaves alone what was added since it was told what is desired: it cannot know whether that is wanted.
-* Between two portions a pass sleeps for a moment. Without that the interpreter changes threads every 5 ms only, and
-  adding a route needs it four times.
+* While an addition is under way a pass sleeps for a moment between two portions. Without that the interpreter changes
+  threads every half a millisecond only, and adding a route needs it four times. Otherwise it takes larger portions and
+  gives nothing away: to have the interpreter back it would wait as long.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ _T = TypeVar("_T")
 
 #: Half a millisecond of work.
 _READ_AT_ONCE: Final = 2048
-#: Three milliseconds with the lock held, two of them the kernel's.
-_WRITTEN_AT_ONCE: Final = 512
+#: Seven milliseconds with the lock held, five of them the kernel's; or two, while somebody waits for the lock.
+_WRITTEN_AT_ONCE: Final = 2000
+_WRITTEN_AT_ONCE_WHILE_WAITED_FOR: Final = 512
 _PAUSE_SECONDS: Final = 0.00005
 
 
@@ -55,8 +57,9 @@ class RouteTable:
         self._lock = Lock()
         self._actual: dict[IPNetwork, KernelRoute] | None = None
         self._wanted: set[IPNetwork] = set()
-        # Prefixes written since the current dump began, and added since the current pass was told what is desired.
-        self._written: set[IPNetwork] = set()
+        # Prefixes written while a dump is taken (None while none is), and added since the current pass was told what is
+        # desired.
+        self._written: set[IPNetwork] | None = None
         self._added: set[IPNetwork] = set()
         self._moved: set[IPAddress] = set()
         # Whether the map was read anew for a conflict: what was lost by then is missing there, and no dump tells of it.
@@ -64,6 +67,8 @@ class RouteTable:
         # The workloads' links, and the desired routes that say so.
         self._links: set[int] = set()
         self._linked: Mapping[IPNetwork, KernelRoute] | None = None
+        #: How many additions are under way; who asks for them counts them.
+        self.addition_count = 0
         self.failure_by_prefix: Mapping[IPNetwork, RouteFailure] = {}
         self.foreign: tuple[ForeignRoute, ...] = ()
         self.programmed_count = 0
@@ -123,7 +128,7 @@ class RouteTable:
         before: dict[IPNetwork, KernelRoute] = {}
         first = self._actual is None
         if first:
-            for portion in _portions(desired.routes.values()):
+            for portion in self._portions(desired.routes.values()):
                 self._fib.expect(portion)
         if first or resync:
             drifted = self._resync(before)
@@ -137,8 +142,8 @@ class RouteTable:
         actual = self._actual or {}
         upserts: list[KernelRoute] = []
         # Most are the very objects that are there; telling that takes a tenth of the time of looking each up.
-        there = _identities(actual.values())
-        for portion in _portions(desired.routes.values()):
+        there = self._identities(actual.values())
+        for portion in self._portions(desired.routes.values()):
             upserts += to_write([route for route in portion if id(route) not in there], actual)
         failures = self._write_all(upserts, before)
         # Added before removed, for a route may stand in for one that goes.
@@ -147,8 +152,8 @@ class RouteTable:
         # Every desired route is there now but for those that failed or were left to the other thread.
         # Otherwise, if there are not more, everything there is desired.
         if self._reread or len(actual) + len(failures) + len(self._added) > len(desired.routes):
-            wanted = _identities(desired.routes.values())
-            for portion in _portions(list(actual.values())):
+            wanted = self._identities(desired.routes.values())
+            for portion in self._portions(list(actual.values())):
                 removals += to_remove([route for route in portion if id(route) not in wanted], desired, dropped)
         failures += self._remove_all(removals)
         with self._lock:
@@ -195,7 +200,13 @@ class RouteTable:
         """
         with self._lock:
             self._written = set()
-        found = self._read()
+        try:
+            return self._merge(self._read(), before)
+        finally:
+            with self._lock:
+                self._written = None
+
+    def _merge(self, found: list[KernelRoute], before: dict[IPNetwork, KernelRoute]) -> bool:
         with self._lock:
             if self._actual is None:
                 self._actual = {route.prefix: route for route in found}
@@ -205,16 +216,17 @@ class RouteTable:
         if len(found) == len(expected) and known.issuperset(map(id, found)):
             return False
         seen = set(map(id, found))
-        gone = [route for portion in _portions(expected) for route in portion if id(route) not in seen]
-        new = [route for portion in _portions(found) for route in portion if id(route) not in known]
+        gone = [route for portion in self._portions(expected) for route in portion if id(route) not in seen]
+        new = [route for portion in self._portions(found) for route in portion if id(route) not in known]
         drifted = False
         with self._lock:
+            written = self._written or set()
             for route in gone:
-                if route.prefix not in self._written and self._actual.pop(route.prefix, None) is not None:
+                if route.prefix not in written and self._actual.pop(route.prefix, None) is not None:
                     before[route.prefix] = route
                     drifted = True
             for route in new:
-                if route.prefix not in self._written:
+                if route.prefix not in written:
                     self._actual[route.prefix] = route
                     drifted = True
         return drifted
@@ -230,7 +242,7 @@ class RouteTable:
         if desired.routes is not self._linked:
             self._linked = desired.routes
             self._links = set()
-            for portion in _portions(desired.routes.values()):
+            for portion in self._portions(desired.routes.values()):
                 self._links.update(route.next_hops[0].link_index for route in portion if _is_workloads(route))
         found = tuple(self._fib.foreign(self._links)) if self._links else ()
         for route in set(found).difference(self.foreign):
@@ -243,7 +255,7 @@ class RouteTable:
     def _write_all(self, upserts: Iterable[KernelRoute], before: Mapping[IPNetwork, KernelRoute]) -> list[RouteFailure]:
         """Write what was not added meanwhile, a portion at a time."""
         failures: list[RouteFailure] = []
-        for portion in _portions(upserts, _WRITTEN_AT_ONCE):
+        for portion in self._portions(upserts, writing=True):
             with self._lock:
                 failures += self._write(self._not_added(portion), before)
         return failures
@@ -251,7 +263,7 @@ class RouteTable:
     def _remove_all(self, removals: Iterable[KernelRoute]) -> list[RouteFailure]:
         """Remove what was not added meanwhile, a portion at a time."""
         failures: list[RouteFailure] = []
-        for portion in _portions(removals, _WRITTEN_AT_ONCE):
+        for portion in self._portions(removals, writing=True):
             with self._lock:
                 failures += self._remove(self._not_added(portion))
         return failures
@@ -261,36 +273,46 @@ class RouteTable:
 
     def _write(self, routes: Collection[KernelRoute], before: Mapping[IPNetwork, KernelRoute]) -> list[RouteFailure]:
         """Write and note; `before` has those routes as we left them that somebody else changed since."""
-        failures = self._fib.apply(routes, (), replaceable=self._actual or ())
+        written = {route.prefix: route for route in routes}
+        actual = self._actual or {}
+        there = {prefix for prefix in written if prefix in actual}  # mostly none, and then nobody asks for a member
+        failures = self._fib.apply(routes, (), replaceable=there or ())
         taken = {
             failure.prefix
             for failure in failures
             if failure.error_number == errno.EEXIST and self.failure_by_prefix.get(failure.prefix) != failure
         }
         if taken:  # ours after all? What is known to be in the way of a route is not looked at each time.
-            self._actual = {route.prefix: route for route in self._read()}
+            self._actual = actual = {route.prefix: route for route in self._read()}
             self._reread = True
-            back = [route for route in routes if route.prefix in taken and route.prefix in self._actual]
-            again = self._fib.apply(back, (), replaceable=self._actual)
+            back = [route for route in routes if route.prefix in taken and route.prefix in actual]
+            again = self._fib.apply(back, (), replaceable=actual)
             settled = {route.prefix for route in back}
             failures = [failure for failure in failures if failure.prefix not in settled] + again
-        written = {route.prefix: route for route in routes}
+            there |= settled
         for failure in failures:
             written.pop(failure.prefix, None)
-        self._note(written, before)
+        self._note(written, before, there)
         return failures
 
-    def _note(self, written: dict[IPNetwork, KernelRoute], before: Mapping[IPNetwork, KernelRoute]) -> None:
+    def _note(
+        self,
+        written: dict[IPNetwork, KernelRoute],
+        before: Mapping[IPNetwork, KernelRoute],
+        there: Iterable[IPNetwork],
+    ) -> None:
         self.programmed_count += len(written)
         actual = self._actual
         if before:
             self.repaired_count += sum(is_same(route, before.get(prefix)) for prefix, route in written.items())
-        for prefix, route in written.items():
+        for prefix in {*there, *before} & written.keys():
             if prefix.prefixlen == prefix.max_prefixlen:
+                route = written[prefix]
                 old = before.get(prefix) or (actual or {}).get(prefix, route)
                 if not is_same(route, old):
                     self._moved.add(prefix.network_address)
-        self._written.update(written)
+        if self._written is not None:
+            self._written.update(written)
         if actual is not None:
             actual.update(written)
 
@@ -300,11 +322,31 @@ class RouteTable:
         gone = [route.prefix for route in routes if route.prefix not in failed]
         self.removed_count += len(gone)
         self._moved |= _hosts(gone)
-        self._written.update(gone)
+        if self._written is not None:
+            self._written.update(gone)
         if self._actual is not None:
             for prefix in gone:
                 self._actual.pop(prefix, None)
         return failures
+
+    def _portions(self, items: Iterable[_T], *, writing: bool = False) -> Iterator[tuple[_T, ...]]:
+        rest = iter(items)
+        while portion := tuple(islice(rest, self._size(writing=writing))):
+            yield portion
+            if self.addition_count:
+                time.sleep(_PAUSE_SECONDS)
+
+    def _size(self, *, writing: bool) -> int:
+        if not writing:
+            return _READ_AT_ONCE
+        return _WRITTEN_AT_ONCE_WHILE_WAITED_FOR if self.addition_count else _WRITTEN_AT_ONCE
+
+    def _identities(self, routes: Collection[KernelRoute]) -> set[int]:
+        """Return the identities of routes that somebody keeps."""
+        found: set[int] = set()
+        for portion in self._portions(list(routes)):
+            found.update(map(id, portion))
+        return found
 
     def _report(self, settled: Collection[IPNetwork], failures: Iterable[RouteFailure]) -> None:
         """Replace what is known of these prefixes; log each failure once, when new, however often it is tried again."""
@@ -321,21 +363,6 @@ class RouteTable:
                     extra={"prefix": str(failure.prefix), "reason": failure.reason},
                 )
         self.failure_by_prefix = now
-
-
-def _portions(items: Iterable[_T], size: int = _READ_AT_ONCE) -> Iterator[tuple[_T, ...]]:
-    rest = iter(items)
-    while portion := tuple(islice(rest, size)):
-        yield portion
-        time.sleep(_PAUSE_SECONDS)
-
-
-def _identities(routes: Collection[KernelRoute]) -> set[int]:
-    """Return the identities of routes that somebody keeps."""
-    found: set[int] = set()
-    for portion in _portions(list(routes)):
-        found.update(map(id, portion))
-    return found
 
 
 def _hosts(prefixes: Iterable[IPNetwork]) -> set[IPAddress]:
