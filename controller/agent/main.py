@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: New objects before a look at them, such looks before one at what survived some, and those before one at everything.
-_ALLOCATIONS_BEFORE_COLLECTION: Final = (50_000, 100, 1_000)
+_ALLOCATIONS_BEFORE_COLLECTION: Final = (250_000, 50, 1_000)
 #: How long a thread may keep the interpreter from one that waits for it. Writing 10,000 routes takes it sixty times
 #: while the event loop may be deciding: with Python's own 5 ms that added 300 ms.
 _THREAD_SWITCH_SECONDS: Final = 0.0005

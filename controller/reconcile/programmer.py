@@ -220,6 +220,8 @@ class RouteProgrammer:
         self._closing.wait(min(rest_seconds, _LONGEST_FLUSHING_REST_SECONDS))
 
     async def _rest(self, seconds: float) -> None:
+        if self._set.is_set():  # decided while this pass ran; decisions rest themselves
+            return
         await asyncio.sleep(_SHORTEST_REST_SECONDS)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds - _SHORTEST_REST_SECONDS):
