@@ -42,15 +42,18 @@ async def settled(
     read: Callable[[Store], Awaitable[Snapshot]],
     find: Callable[[Judge], tuple[Finding, ...]],
     *,
-    prefix: IPNetwork | None = None,
+    scope: Callable[[Snapshot], IPNetwork | None] = lambda _: None,
 ) -> tuple[Judge, tuple[Finding, ...]]:
-    """Return the last reading and the findings that every reading showed; one reading is enough if it shows none."""
+    """Return the last reading and the findings that every reading showed; one reading is enough if it shows none.
+
+    `scope` names the network that nodes are asked about, which has to hold all that `find` looks at; None asks for all.
+    """
     known: set[tuple[str, str | None, str]] | None = None
     deadline = time.monotonic() + _PUBLISHED_SECONDS
     while True:
         snapshot = await read(store)
         reports, silence = await ask_nodes(
-            snapshot.nodes, port=asking.port, timeout_seconds=asking.timeout_seconds, prefix=prefix
+            snapshot.nodes, port=asking.port, timeout_seconds=asking.timeout_seconds, prefix=scope(snapshot)
         )
         judge = Judge(snapshot, reports, silence)
         findings = tuple(each for each in find(judge) if known is None or each.identity in known)

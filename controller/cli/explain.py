@@ -59,8 +59,7 @@ async def _settled(store: Store, asking: Asking, what: str) -> tuple[Judge, IPNe
 
     async def around(asked: IPNetwork) -> Snapshot:
         found = await read_around(store, asked)
-        is_single = asked.prefixlen == asked.max_prefixlen
-        return found if is_single or any(found.blocks_around(asked)) else await read_all(store)
+        return found if _is_single(asked) or any(found.blocks_around(asked)) else await read_all(store)
 
     def find(judge: Judge) -> tuple[Finding, ...]:
         return _explanation(judge, what, network).findings
@@ -68,8 +67,20 @@ async def _settled(store: Store, asking: Asking, what: str) -> tuple[Judge, IPNe
     if network is None:
         judge, _ = await settled(store, asking, read_all, find)
     else:
-        judge, _ = await settled(store, asking, lambda _: around(network), find, prefix=network)
+        judge, _ = await settled(
+            store, asking, lambda _: around(network), find, scope=lambda snapshot: _judged(snapshot, network)
+        )
     return judge, network
+
+
+def _judged(snapshot: Snapshot, asked: IPNetwork) -> IPNetwork:
+    """Return the network that is explained: the whole block that a part of one lies in, or else what is asked."""
+    block = None if _is_single(asked) else next(snapshot.blocks_around(asked), None)
+    return asked if block is None else block.cidr
+
+
+def _is_single(network: IPNetwork) -> bool:
+    return network.prefixlen == network.max_prefixlen
 
 
 def _explanation(judge: Judge, what: str, network: IPNetwork | None) -> Explanation:
@@ -84,7 +95,7 @@ def _explanation(judge: Judge, what: str, network: IPNetwork | None) -> Explanat
                 f"`tortiectl get nodes` shows"
             )
         return explaining.explain_node(judge, node)
-    if network.prefixlen == network.max_prefixlen:
+    if _is_single(network):
         return explaining.explain_address(judge, network.network_address)
     block = next(snapshot.blocks_around(network), None)
     return explaining.explain_range(judge, network) if block is None else explaining.explain_block(judge, block)

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv4Address, ip_network
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -27,8 +28,12 @@ from ipam.block import Block, Holder
 from ipam.pool import Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path as FilePath
+
+    from ipam.address import IPNetwork
+
+_T = TypeVar("_T")
 
 BLOCK = ip_network("10.0.1.0/26")
 HELD = ip_network("10.0.1.0/32")
@@ -70,6 +75,26 @@ OTHER = NodeReport(
 )
 
 
+def scoped(report: NodeReport, asked: str | None) -> NodeReport:
+    """Return what an agent reports that is asked about a prefix alone."""
+    if asked is None:
+        return report
+    scope = ip_network(asked)
+
+    def within(mapping: Mapping[IPNetwork, _T]) -> dict[IPNetwork, _T]:
+        return {prefix: value for prefix, value in mapping.items() if prefix.overlaps(scope)}
+
+    return replace(
+        report,
+        blocks=frozenset(prefix for prefix in report.blocks if prefix.overlaps(scope)),
+        announced=within(report.announced),
+        learned=within(report.learned),
+        wanted=within(report.wanted),
+        kernel=within(report.kernel),
+        links={name: link for name, link in report.links.items() if any(each in scope for each in link.wired)},
+    )
+
+
 class Agent(BaseHTTPRequestHandler):
     """Answers with what it is told for the address it is asked at."""
 
@@ -106,10 +131,11 @@ class Cluster:
     def report(self, *reports: NodeReport, of: str | None = None) -> None:
         """Have a node answer with these reports, one after the other and the last one from then on."""
         node = of or reports[0].node
-        left = [encode_report(each) for each in reports]
+        left = list(reports)
 
         def answer(agent: Agent) -> None:
-            agent.send(left.pop(0) if len(left) > 1 else left[0])
+            report = left.pop(0) if len(left) > 1 else left[0]
+            agent.send(encode_report(scoped(report, parse_qs(urlsplit(agent.path).query).get("prefix", [None])[0])))
 
         self.agent.answers[str(NODES[node].addresses[0])] = answer
 
@@ -296,11 +322,21 @@ def test_the_first_broken_link_is_named(cluster: Cluster, capsys: pytest.Capture
     assert [each["state"] for each in document["nodes"]] == ["link-missing", "route-missing"]
 
 
+def test_a_part_of_a_block_is_explained_as_the_block(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every node is asked about the whole of it, since all of its addresses are judged."""
+    code, text = explained(cluster, capsys, "10.0.1.32/28")
+    assert (code, text.splitlines()[0]) == (0, "10.0.1.0/26")
+    assert {path for _, path in cluster.agent.asked} == {"/v1/report?prefix=10.0.1.0/26"}
+    cluster.report(replace(OWNER, links={}))
+    code, text = explained(cluster, capsys, "10.0.1.32/28")
+    assert (code, "link-missing" in text) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("what", "said"),
     [
         ("10.0.1.0/26", "owned by h1, 1 of 64 addresses in use"),
-        ("10.0.1.0/28", "owned by h1, 1 of 64 addresses in use"),
+        ("10.0.1.32/28", "owned by h1, 1 of 64 addresses in use"),
         ("10.0.0.0/16", "1 routes"),
         ("h1", "session with 127.0.0.3"),
         ("10.0.1.7", "nobody"),
