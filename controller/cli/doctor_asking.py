@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ipam.address import IPAddress, IPNetwork
 
 _PATH: Final = "/v1/report"
-#: How many nodes are asked at the same time.
-_AT_ONCE: Final = 128
+#: How many nodes are asked at the same time: all of these may answer at once, and are read within their time.
+_AT_ONCE: Final = 64
 #: The longest answer that is read, in bytes: a report of some hundred thousand prefixes.
 _MOST_BYTES: Final = 128 * 1024 * 1024
 _OK: Final = 200
@@ -32,44 +32,66 @@ class _NoAnswer(Exception):
 async def ask_nodes(
     nodes: Mapping[str, Node], *, port: int, timeout_seconds: float, prefix: IPNetwork | None = None
 ) -> tuple[dict[str, NodeReport], dict[str, str]]:
-    """Return the report of each node that answers within its time, and of each other one why it has none."""
+    """Return the report of each node that answers within its time, and of each other one why it has none.
+
+    All are asked at their first address, and who has not answered there at the next one. What came is decoded only when
+    nobody is waited for: that takes its time, and would take it away from those who answer meanwhile.
+    """
     reports: dict[str, NodeReport] = {}
-    silence: dict[str, str] = {}
+    reasons: dict[str, list[str]] = {name: [] for name in nodes}
+    for place in range(max((len(node.addresses) for node in nodes.values()), default=0)):
+        left = {
+            name: node.addresses[place]
+            for name, node in nodes.items()
+            if name not in reports and place < len(node.addresses)
+        }
+        answers = await _answers(left, port, timeout_seconds, prefix)
+        for name, address in left.items():
+            try:
+                reports[name] = await asyncio.to_thread(_report_of, name, answers.pop(name))
+            except (UnreadableReport, _NoAnswer) as error:
+                reasons[name].append(f"{address} port {port}: {error}")
+    silence = {name: "; ".join(reasons[name]) for name in sorted(nodes) if name not in reports}
+    return {name: reports[name] for name in nodes if name in reports}, silence
+
+
+async def _answers(
+    address_by_name: Mapping[str, IPAddress], port: int, timeout_seconds: float, prefix: IPNetwork | None
+) -> dict[str, bytes | _NoAnswer]:
+    """Return what each of these addresses answers."""
+    answers: dict[str, bytes | _NoAnswer] = {}
     places = asyncio.Semaphore(_AT_ONCE)
 
-    async def ask(client: aiohttp.ClientSession, node: Node) -> None:
+    async def ask(client: aiohttp.ClientSession, name: str, address: IPAddress) -> None:
         async with places:
             try:
-                reports[node.name] = await _report_of(client, node, port, timeout_seconds, prefix)
+                async with asyncio.timeout(timeout_seconds):
+                    answers[name] = await _body(client, address, port, prefix)
+            except TimeoutError:
+                answers[name] = _NoAnswer(f"nothing within {timeout_seconds:g} s")
+            except aiohttp.ClientConnectorError as error:
+                answers[name] = _NoAnswer(os.strerror(error.errno) if error.errno else str(error))
+            except (aiohttp.ClientError, OSError) as error:
+                answers[name] = _NoAnswer(str(error))
             except _NoAnswer as error:
-                silence[node.name] = str(error)
+                answers[name] = error
 
-    async with aiohttp.ClientSession(trust_env=False) as client, asyncio.TaskGroup() as tasks:
-        for node in nodes.values():
-            tasks.create_task(ask(client, node))
-    return {name: reports[name] for name in nodes if name in reports}, dict(sorted(silence.items()))
+    # The connector's own limit would have nodes wait within their time.
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, trust_env=False) as client, asyncio.TaskGroup() as tasks:
+        for name, address in address_by_name.items():
+            tasks.create_task(ask(client, name, address))
+    return answers
 
 
-async def _report_of(
-    client: aiohttp.ClientSession, node: Node, port: int, timeout_seconds: float, prefix: IPNetwork | None
-) -> NodeReport:
-    """Return what a node says of itself, asked at its first address that answers; raises `_NoAnswer`."""
-    reasons = []
-    for address in node.addresses:
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                report = decode_report(await _body(client, address, port, prefix))
-        except TimeoutError:
-            reasons.append(f"{address} port {port}: nothing within {timeout_seconds:g} s")
-        except aiohttp.ClientConnectorError as error:
-            reasons.append(f"{address} port {port}: {os.strerror(error.errno) if error.errno else error}")
-        except (aiohttp.ClientError, OSError, UnreadableReport, _NoAnswer) as error:
-            reasons.append(f"{address} port {port}: {error}")
-        else:
-            if report.node == node.name:
-                return report
-            reasons.append(f"{address} port {port}: that is node {report.node}")
-    raise _NoAnswer("; ".join(reasons))
+def _report_of(name: str, answer: bytes | _NoAnswer) -> NodeReport:
+    """Return what an answer says; raises `UnreadableReport` or `_NoAnswer`."""
+    if isinstance(answer, _NoAnswer):
+        raise answer
+    report = decode_report(answer)
+    if report.node != name:
+        raise _NoAnswer(f"that is node {report.node}")
+    return report
 
 
 async def _body(client: aiohttp.ClientSession, address: IPAddress, port: int, prefix: IPNetwork | None) -> bytes:

@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv4Address, ip_network
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,11 +17,12 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from controller.assignment.transaction import block_operations
+from controller.cli import doctor_asking
 from controller.cli.main import run
 from controller.datamodel import keys
 from controller.datamodel.endpoints import Endpoints, encode_endpoints
 from controller.datamodel.records import Node, encode_node, encode_pool
-from controller.diagnosis.document import encode_report
+from controller.diagnosis.document import decode_report, encode_report
 from controller.diagnosis.report import Hop, LinkReport, NodeReport, Path, Route, Rule, SessionReport, StoreReport
 from controller.ports import ABSENT, Put, RouteKind
 from controller.store.sqlite import SqliteStore
@@ -123,7 +125,7 @@ class Cluster:
 
     def __init__(self, directory: FilePath, port: int, agent: type[Agent]) -> None:
         self._path = directory / "store.db"
-        self._port = port
+        self.port = port
         self.agent = agent
         self.report(OWNER)
         self.report(OTHER)
@@ -145,7 +147,7 @@ class Cluster:
 
     def run(self, *words: str) -> int:
         """Run a command and return its exit code."""
-        options = ["--port", str(self._port), "--settle-seconds", "0.01", "--timeout-seconds", "0.5"]
+        options = ["--port", str(self.port), "--settle-seconds", "0.01", "--timeout-seconds", "0.5"]
         return run(["--store", "sqlite", "--sqlite-path", str(self._path), *words, *options])
 
     def document(self, capsys: pytest.CaptureFixture[str], *words: str) -> Any:  # noqa: ANN401  JSON
@@ -280,6 +282,35 @@ def test_an_agent_that_does_not_answer_is_a_finding(
         ("forwarding-off", "h1"),
     ]
     assert reason in found["silent"]["h2"]
+
+
+class HastyLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock can be put forward."""
+
+    ahead_seconds = 0.0
+
+    def time(self) -> float:
+        """Return what all deadlines go by."""
+        return super().time() + self.ahead_seconds
+
+
+def test_reading_an_answer_takes_no_time_from_other_nodes(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many nodes with large reports none is silent though decoding one takes longer than a node has."""
+    nodes = {f"n{last}": Node(f"n{last}", 64512, IPv4Address(f"127.0.1.{last}"), None) for last in range(1, 101)}
+    large = "x" * 500_000
+    for name, node in nodes.items():
+        body = encode_report(replace(OWNER, node=name, problems=(large,)))
+        cluster.agent.answers[str(node.ipv4)] = partial(Agent.send, body=body)
+    loop = HastyLoop()
+
+    def decode_slowly(text: bytes) -> NodeReport:
+        loop.ahead_seconds += 3600.0
+        return decode_report(text)
+
+    monkeypatch.setattr(doctor_asking, "decode_report", decode_slowly)
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        reports, silence = runner.run(doctor_asking.ask_nodes(nodes, port=cluster.port, timeout_seconds=60.0))
+    assert (list(reports), silence) == (list(nodes), {})
 
 
 def test_nobody_there_is_a_finding_of_each(tmp_path: FilePath, capsys: pytest.CaptureFixture[str]) -> None:
