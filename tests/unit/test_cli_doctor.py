@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import IPv4Address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -105,7 +106,7 @@ class Agent(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer."""
-        address = self.connection.getsockname()[0]
+        address = self.connection.getsockname()[0].removeprefix("::ffff:")
         self.asked.append((address, self.path))
         self.answers[address](self)
 
@@ -157,10 +158,17 @@ class Cluster:
         return json.loads(capsys.readouterr().out)
 
 
+class Server(ThreadingHTTPServer):
+    """Serves both IP versions, and as many at once as are asked at once."""
+
+    address_family = socket.AF_INET6
+    request_queue_size = 128
+
+
 @contextmanager
 def serving(agent: type[Agent]) -> Iterator[int]:
     """Serve on all of loopback, on the port returned."""
-    with ThreadingHTTPServer(("", 0), agent) as server:
+    with Server(("::", 0), agent) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
@@ -282,6 +290,29 @@ def test_an_agent_that_does_not_answer_is_a_finding(
         ("forwarding-off", "h1"),
     ]
     assert reason in found["silent"]["h2"]
+
+
+def test_a_node_is_asked_at_its_next_address(cluster: Cluster) -> None:
+    """Where the first one leads to nobody or to somebody else; only then."""
+    six = IPv6Address("::1")
+    nodes = {
+        "h1": NODES["h1"],
+        "h2": replace(NODES["h2"], ipv6=six),
+        "h3": Node("h3", 64512, IPv4Address("127.0.0.3"), six),
+    }
+    cluster.answer("h2", lambda agent: agent.send(b"", 500))
+    cluster.agent.answers[str(six)] = lambda agent: agent.send(encode_report(OTHER))
+    reports, silence = asyncio.run(doctor_asking.ask_nodes(nodes, port=cluster.port, timeout_seconds=60.0))
+    assert list(reports) == ["h1", "h2"]
+    where = f"port {cluster.port}: "
+    assert silence == {"h3": f"127.0.0.3 {where}HTTP status 500: ; ::1 {where}that is node h2"}
+    assert sorted(address for address, _ in cluster.agent.asked) == [
+        "127.0.0.2",
+        "127.0.0.3",
+        "127.0.0.3",
+        "::1",
+        "::1",
+    ]
 
 
 class HastyLoop(asyncio.SelectorEventLoop):
