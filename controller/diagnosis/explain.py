@@ -6,10 +6,10 @@ import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from controller.diagnosis.doctor import Blamed, diagnose, ipam_finding
+from controller.diagnosis.doctor import Blamed, diagnose, ipam_finding, unowned
 from controller.diagnosis.facts import announcement_facts, block_facts, block_text, moment, pool_facts
 from controller.diagnosis.finding import Finding, FindingKind
-from controller.diagnosis.node_state import node_findings, silent
+from controller.diagnosis.node_state import behind, node_findings, silent
 from ipam.problem import ProblemKind
 
 if TYPE_CHECKING:
@@ -134,11 +134,13 @@ def address_findings(judge: Judge, address: IPAddress) -> tuple[Finding, ...]:
     block = held.block if held is not None else next(judge.snapshot.blocks_around(address), None)
     if block is None:
         return ()
+    delivery = _delivery(judge, block, held)
+    found = list(_state_findings(judge, block, delivery))
     blamed = [each for each in judge.snapshot.problems if each.address == address]
-    found = [ipam_finding(each) for each in blamed]
+    found += [ipam_finding(each) for each in blamed]
     if held is not None and not blamed:
         found += filter(None, (judge.wired(held),))
-    found += _block_findings(judge, block, _delivery(judge, block, held))
+    found += _block_findings(judge, block, delivery)
     for report in judge.reports.values():
         found += judge.captured(report, address)
     return _once(iter(found))
@@ -148,11 +150,9 @@ def _block_findings(judge: Judge, block: Block, delivery: Delivery | None) -> tu
     """Return the broken links of what brings packets to a block, or to the address that is announced by itself."""
     snapshot = judge.snapshot
     own = [each for each in snapshot.problems if each.address is None and Blamed([each]).prefix(block.cidr)]
-    found = [ipam_finding(each) for each in own]
-    involved = dict.fromkeys(filter(None, (block.affinity, delivery.node if delivery is not None else None)))
-    found += [silent(node, judge.silence[node]) for node in involved if node in judge.silence]
+    found = [*_state_findings(judge, block, delivery), *map(ipam_finding, own)]
     if not own:
-        found += filter(None, (judge.owned(block),))
+        found += filter(None, (unowned(block) or judge.owned(block),))
     if delivery is not None and not own and snapshot.withheld(delivery) is None:
         broken = judge.announced(delivery)
         receivers = [name for name in judge.reports if name != delivery.node]
@@ -163,6 +163,15 @@ def _block_findings(judge: Judge, block: Block, delivery: Delivery | None) -> tu
         found += [each for each in node_findings(report) if each.kind is FindingKind.FORWARDING_OFF]
     found += [silent(node, reason) for node, reason in judge.silence.items()]
     return _once(iter(found))
+
+
+def _state_findings(judge: Judge, block: Block, delivery: Delivery | None) -> Iterator[Finding]:
+    """Yield why a block's owner and its announcer may be behind the store: other broken links follow from that."""
+    for node in dict.fromkeys(filter(None, (block.affinity, None if delivery is None else delivery.node))):
+        if node in judge.silence:
+            yield silent(node, judge.silence[node])
+        elif node in judge.reports:
+            yield from behind(judge.reports[node])
 
 
 def _delivery(judge: Judge, block: Block, held: Held | None) -> Delivery | None:

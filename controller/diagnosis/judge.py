@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from controller.diagnosis.finding import Finding, FindingKind
 from controller.diagnosis.kernel_difference import in_the_way, programmed
-from controller.diagnosis.node_state import session_down, silent, speaker_lost, store_stale, undecided
+from controller.diagnosis.node_state import behind, session_down, silent, speaker_lost
 from controller.diagnosis.report import Hop, Route
 from controller.ports import RouteKind
 
@@ -239,7 +239,7 @@ def _accepted(report: NodeReport, delivery: Delivery, paths: tuple[Path, ...]) -
 
 def _behind(report: NodeReport) -> Finding | None:
     """Return why a node may not know or tell what it should."""
-    return store_stale(report) or speaker_lost(report) or undecided(report)
+    return next(behind(report), None)
 
 
 def _some(addresses: list[IPAddress]) -> str:

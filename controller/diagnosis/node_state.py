@@ -69,11 +69,16 @@ def undecided(report: NodeReport) -> Finding | None:
     )
 
 
-def node_findings(report: NodeReport) -> Iterator[Finding]:
-    """Yield what is wrong with a node as a whole, the deepest reason first."""
+def behind(report: NodeReport) -> Iterator[Finding]:
+    """Yield why a node may not know or tell what it should, the deepest reason first."""
     yield from filter(None, (store_stale(report), speaker_lost(report)))
     if report.store.connected:
         yield from filter(None, (undecided(report),))
+
+
+def node_findings(report: NodeReport) -> Iterator[Finding]:
+    """Yield what is wrong with a node as a whole, the deepest reason first."""
+    yield from behind(report)
     for version, on in report.forwarding.items():
         if not on:
             name = "net.ipv4.ip_forward" if version == 4 else "net.ipv6.conf.all.forwarding"  # noqa: PLR2004  IP version

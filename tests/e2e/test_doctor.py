@@ -91,7 +91,7 @@ class Doctor:
         except pytest.fail.Exception:
             pytest.fail(f"expected {expected}, found {seen[-1]}")
 
-    def explains(self, what: str, kind: str, node: str) -> None:
+    def explains(self, what: str, kind: str, node: str | None) -> None:
         """Assert that the first broken link of a chain is this one, exit code 1."""
         text = self.run("tortiectl", "explain", what, "--settle-seconds", "0.2", "-o", "json", code=1)
         first = json.loads(text)["findings"][0]
@@ -223,12 +223,14 @@ def test_a_filter_that_rejects(lab: Lab, doctor: Doctor) -> None:
 
 
 def test_a_block_without_affinity(lab: Lab, doctor: Doctor) -> None:
-    """It is told, and what its addresses need instead is all there."""
-    block = block_of(lab, "h2")
+    """It is told, also of each address in it, and what these need instead is all there."""
+    block, address = block_of(lab, "h2"), address_of(lab, "h2")
     doctor.fault("disown", block)
     try:
         doctor.finds(Finding("block-without-affinity", None, block))
-        text = doctor.run("tortiectl", "explain", address_of(lab, "h2"))
+        for what in (block, address):
+            doctor.explains(what, "block-without-affinity", None)
+        text = doctor.run("tortiectl", "explain", address, code=1)
         assert "it holds the address out of a block that no node owns" in text
     finally:
         doctor.fault("own", block, "h2")
@@ -246,15 +248,16 @@ def test_a_leaked_address(lab: Lab, doctor: Doctor) -> None:
         doctor.fault("release", block)
 
 
-def test_an_agent_cut_off_from_the_store(doctor: Doctor) -> None:
-    """It answers, and goes by what it knew."""
+def test_an_agent_cut_off_from_the_store(lab: Lab, doctor: Doctor) -> None:
+    """It answers, and goes by what it knew; that is told of all that is on its host."""
     chain = "chain out { type filter hook output priority 0; tcp dport 8500 reject with tcp reset; };"
     doctor.run("nft", f"table inet planted {{ {chain} }}", host="h1")
     # Where the kernel can end connections, the agent need not wait until one of its own accord is used again.
     doctor.run("ss", "-K", "-tn", "dport = :8500", host="h1")
     try:
         doctor.finds(Finding("store-stale", "h1", "consul"))
-        doctor.explains("h1", "store-stale", "h1")
+        for what in ("h1", address_of(lab, "h1"), block_of(lab, "h1")):
+            doctor.explains(what, "store-stale", "h1")
     finally:
         doctor.run("nft", "delete table inet planted", host="h1")
 

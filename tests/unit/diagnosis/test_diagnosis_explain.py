@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from controller.diagnosis.explain import explain_address, explain_block, explain_node, explain_range
+from controller.diagnosis.report import StoreReport
+from ipam.block import Block
 from ipam.problem import Problem, ProblemKind
 
 if TYPE_CHECKING:
-    from typing import Any, TypeAlias
+    from typing import TypeAlias
 
     from controller.diagnosis.explain import Explanation
 
@@ -117,15 +121,45 @@ def test_a_silent_node_breaks_the_chain(case: Case) -> None:
 
 
 def test_a_block_without_an_owner(case: Case) -> None:
-    """It is announced by nobody as a whole; it works, so no link is broken."""
+    """It is announced by nobody as a whole: that is the first broken link of it and of each address, before routes."""
     case.blocks[ip_network(BLOCK_2)] = case.blocks[ip_network(BLOCK_2)].disown()
     case.report_anew()
+    unowned = ("block-without-affinity", None, BLOCK_2)
     found = explain_block(case.judge, case.blocks[ip_network(BLOCK_2)])
     assert facts(found)["announced"] == "not as a whole, since no node owns it"
-    assert found.findings == ()
+    assert [each.identity for each in found.findings] == [unowned]
+    found = explain_address(case.judge, BORROWED)
+    assert facts(found)["announced"] == "10.65.2.1/32 by h3: it holds the address out of a block that no node owns"
+    assert [each.identity for each in found.findings] == [unowned]
     case.without("h1", "kernel", "10.65.2.0/32")
     found = explain_block(case.judge, case.blocks[ip_network(BLOCK_2)])
-    assert [each.identity for each in found.findings] == [("route-missing", "h1", "10.65.2.0/32")]
+    assert [each.identity for each in found.findings] == [unowned, ("route-missing", "h1", "10.65.2.0/32")]
+
+
+def test_an_empty_block_without_an_owner_waits_for_one(case: Case) -> None:
+    """Nothing of it is in use, so nothing is broken."""
+    case.blocks = {ip_network("10.65.9.0/26"): Block.claimed(ip_network("10.65.9.0/26"), node="h1", at=1.0).disown()}
+    case.report_anew()
+    assert explain_range(case.judge, ip_network("10.65.9.0/24")).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "subject"),
+    [
+        ({"store": StoreReport("consul", connected=False, reason="refused")}, "store-stale", "consul"),
+        ({"speaker": "no socket"}, "speaker-lost", "tortie-bgp"),
+        ({"decided": False}, "undecided", "h3"),
+    ],
+)
+def test_a_node_that_is_behind_breaks_the_chains_of_its_own(
+    case: Case, fields: dict[str, Any], kind: str, subject: str
+) -> None:
+    """Of its block, of addresses in it and of one that it borrowed, before what follows; not those of others."""
+    case.change("h3", **fields, links={})
+    own = explain_block(case.judge, case.blocks[ip_network("10.65.3.0/26")])
+    free, borrowed = explain_address(case.judge, ip_address("10.65.3.7")), explain_address(case.judge, BORROWED)
+    assert [each.findings[0].identity for each in (own, free, borrowed)] == [(kind, "h3", subject)] * 3
+    assert explain_address(case.judge, ip_address("10.65.1.0")).findings == ()
 
 
 def test_a_block_that_is_not_announced_on_purpose(case: Case) -> None:
