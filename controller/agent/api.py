@@ -2,6 +2,8 @@
 
 GET /v1/status    everything `tortiectl node status` shows, as JSON
 GET /v1/health    200 when the agent is ready, 503 with the reasons when it is not
+GET /v1/report    what it wants and what the kernel has, as other nodes may ask at `http_listen`, if there is one
+GET /metrics      as Prometheus reads it there
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ from aiohttp import web
 from controller.private_socket import bind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from controller.agent.web import Page
 
 #: How long an answer under way may take when the agent stops, in seconds.
 _STOP_SECONDS = 0.5
@@ -125,11 +128,15 @@ class Status:
 
 
 class ApiServer:
-    """Serves the API until stopped; the socket is only for the user the agent runs as."""
+    """Serves the API until stopped; the socket is only for the user the agent runs as.
 
-    def __init__(self, path: Path, status: Callable[[], Status]) -> None:
+    `pages` are served besides status and health.
+    """
+
+    def __init__(self, path: Path, status: Callable[[], Status], pages: Mapping[str, Page]) -> None:
         self._path = path
         self._status = status
+        self._pages = pages
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -138,6 +145,8 @@ class ApiServer:
         application = web.Application()
         application.router.add_get("/v1/status", self._get_status)
         application.router.add_get("/v1/health", self._get_health)
+        for path, page in self._pages.items():
+            application.router.add_get(path, page)
         self._runner = web.AppRunner(application, shutdown_timeout=_STOP_SECONDS)
         await self._runner.setup()
         await web.SockSite(self._runner, listener).start()

@@ -13,6 +13,7 @@ from controller.agent.cluster import Cluster
 from controller.agent.collecting import Collector, present_moment
 from controller.agent.complaints import Complaints
 from controller.agent.health import Health
+from controller.agent.metrics import PATH as METRICS_PATH
 from controller.agent.metrics import MetricsPage, Parts, Tally
 from controller.agent.metrics_reach import Reach, WatchedAddresses, WatchedRoutes
 from controller.agent.metrics_store import TimedStore
@@ -139,7 +140,7 @@ class Composition:
         # A link that others took away is seen only now and then; once its addresses are free, a check must know.
         self.collector.on_collected(self.publisher.mark)
         self.monitor = KernelMonitor(self._fib.port_id, hinted, self.programmer.routes_changed, self.links.learn_gone)
-        self.api = ApiServer(settings.agent_socket, self.status)
+        self._report = report.report_page(self.known)
         self._health = Health(self.status)
         self._metrics = MetricsPage(
             Parts(
@@ -154,6 +155,8 @@ class Composition:
                 instruments,
             )
         )
+        pages = {report.PATH: self._report, METRICS_PATH: self._metrics.answer}
+        self.api = ApiServer(settings.agent_socket, self.status, pages)
         self.watch = Watch(settings, node, self.status, lambda: self.routing.cluster, store)
 
     def observed(self) -> Observed:
@@ -215,8 +218,8 @@ class Composition:
         """Return what Prometheus, probes and the other nodes read."""
         return {
             **self._health.pages,
-            "/metrics": self._metrics.answer,
-            report.PATH: for_nodes_only(report.report_page(self.known), self.routing.is_node),
+            METRICS_PATH: self._metrics.answer,
+            report.PATH: for_nodes_only(self._report, self.routing.is_node),
             summary.PATH: for_nodes_only(summary.summary_page(self.status), self.routing.is_node),
         }
 

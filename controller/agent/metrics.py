@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from ipam.address import IPAddress
 
 
+#: Where Prometheus looks.
+PATH: Final = "/metrics"
 #: How long a text is given out again; Prometheus asks every 10 s or more.
 _FRESH_SECONDS: Final = 1.0
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from controller.agent.api import (
     ApiServer,
@@ -59,10 +60,15 @@ def path() -> Iterator[Path]:
         yield Path(directory) / "agent.sock"
 
 
+async def more(_request: web.Request) -> web.Response:
+    """Answer as a page of the agent's."""
+    return web.json_response("here")
+
+
 @contextlib.asynccontextmanager
 async def served(path: Path, status: Status = STATUS) -> AsyncIterator[ApiServer]:
     """Serve this status meanwhile."""
-    server = ApiServer(path, lambda: status)
+    server = ApiServer(path, lambda: status, {"/more": more})
     await server.start()
     try:
         yield server
@@ -111,9 +117,10 @@ async def test_health_is_503_with_the_reasons_when_not(path: Path) -> None:
         assert await get(path, "/v1/health") == (503, {"ready": False, "problems": ["no store", "no sidecar"]})
 
 
-async def test_nothing_else_is_served(path: Path) -> None:
-    """The API has two resources."""
+async def test_pages_are_served_and_nothing_else(path: Path) -> None:
+    """Those that the agent has besides status and health."""
     async with served(path):
+        assert await get(path, "/more") == (200, "here")
         assert (await get(path, "/"))[0] == 404
 
 
@@ -135,7 +142,7 @@ async def test_the_socket_of_a_dead_agent_is_replaced(path: Path) -> None:
 async def test_a_living_agent_keeps_its_socket(path: Path) -> None:
     """The second is refused, and when it stops it takes nothing of the first with it."""
     async with served(path):
-        second = ApiServer(path, lambda: replace(STATUS, node="second"))
+        second = ApiServer(path, lambda: replace(STATUS, node="second"), {})
         with pytest.raises(RefusedError, match="served by another agent"):
             await second.start()
         await second.stop()
@@ -144,7 +151,7 @@ async def test_a_living_agent_keeps_its_socket(path: Path) -> None:
 
 async def test_an_agent_that_never_listened_stops(path: Path) -> None:
     """Nothing is to be done then."""
-    await ApiServer(path, lambda: STATUS).stop()
+    await ApiServer(path, lambda: STATUS, {}).stop()
 
 
 async def test_a_caller_that_does_not_read_does_not_hold_up_the_stop(path: Path) -> None:
