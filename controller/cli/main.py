@@ -36,7 +36,7 @@ COMMANDS: Final = {
     "validate": ("validate", "Check files of resources, without a store."),
     "schema": ("schema", "Print the JSON Schema of resources."),
     "ipam": ("ipam", "Show, check and release addresses; set the rules of their assignment."),
-    "node": ("node", "Show this node's state; drain a node, or remove it from the cluster."),
+    "node": ("node", "Show or collect this node's state; drain a node, or remove it from the cluster."),
     "explain": ("explain", "Show who holds an address or block, who announces it, and each node's route to it."),
     "doctor": ("doctor", "Find what is broken between the store, the kernel and BGP of every node."),
     "install-cni": ("install_cni", "Install the CNI plugin and a network on this host."),

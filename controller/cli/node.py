@@ -11,6 +11,7 @@ from controller.agent_client import agent_status
 from controller.assignment.node_deletion import delete_node, held_by
 from controller.cli.catalog import forget_in_catalog
 from controller.cli.connection import Connection, pass_connection
+from controller.cli.diags import diags
 from controller.cli.examples import examples
 from controller.cli.listings import time_text
 from controller.cli.node_drain import await_withdrawal, drain_node, read_drain, undrain_node, unknown_node
@@ -25,9 +26,17 @@ if TYPE_CHECKING:
 
 
 @click.group()
-@examples("tortiectl node status", "tortiectl node drain host7 --wait", "tortiectl node delete host7")
+@examples(
+    "tortiectl node status",
+    "tortiectl node diags",
+    "tortiectl node drain host7 --wait",
+    "tortiectl node delete host7",
+)
 def node() -> None:
-    """Show this node's state; drain a node, or remove it from the cluster."""
+    """Show or collect this node's state; drain a node, or remove it from the cluster."""
+
+
+node.add_command(diags)
 
 
 @node.command()

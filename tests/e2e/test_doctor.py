@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -206,6 +207,27 @@ def test_a_session_that_is_down(lab: Lab, doctor: Doctor) -> None:
         doctor.explains(address_of(lab, "h2"), "session-down", "h1")
     finally:
         doctor.run("tortiectl", "delete", "bgppeer", "planted")
+
+
+def test_diagnostics_of_a_host(lab: Lab, doctor: Doctor, tmp_path: Path) -> None:
+    """All that a real host says of itself is in one archive, and not the password of a peer that is not there."""
+    doctor.apply(peer(peerAddress="192.0.2.99", password="of-nobody-else"))
+    path = tmp_path / "h1.tar.gz"
+    try:
+        doctor.finds(Finding("session-down", "h1", "192.0.2.99"))
+        doctor.run("tortiectl", "node", "diags", "--output", str(path), host="h1")
+    finally:
+        doctor.run("tortiectl", "delete", "bgppeer", "planted")
+    with tarfile.open(path) as archive:
+        archive.extractall(tmp_path, filter="data")
+    found = {each.name: each.read_text() for each in tmp_path.glob("*/*")}
+    assert not [name for name, text in found.items() if "of-nobody-else" in text]
+    assert "192.0.2.99" in found["agent-status.json"]
+    assert block_of(lab, "h2") in json.dumps(json.loads(found["agent-report.json"])["kernel"])
+    assert f"{block_of(lab, 'h2')} via 192.0.2.2" in found["routes-ipv4.txt"].replace("unicast ", "")
+    assert "tortie_" in found["agent-metrics.txt"]
+    assert "consul answered" in found["store.txt"]
+    assert "net/ipv4/ip_forward = 1\n" in found["sysctls.txt"]
 
 
 def test_a_filter_that_rejects(lab: Lab, doctor: Doctor) -> None:

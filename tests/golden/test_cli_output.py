@@ -275,6 +275,7 @@ def agent_socket(tmp_path: Path) -> Iterator[str]:
         "schema --help",
         "completion --help",
         "node drain --help",
+        "node diags --help",
     ],
 )
 def test_output_is_as_agreed(command: str, capsys: pytest.CaptureFixture[str]) -> None:
