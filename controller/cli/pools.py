@@ -5,6 +5,7 @@ Every write of a pool also writes the pools' revision: two overlapping pools can
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -14,11 +15,12 @@ from controller.cli.reading import decoded_each, way_out
 from controller.datamodel import keys
 from controller.datamodel.blocks import decode_block, share_cidr
 from controller.datamodel.records import decode_pool, encode_pool
-from controller.errors import ConflictError, MalformedRecord, RefusedError, StoreUnavailable, TortieError
+from controller.errors import ConflictError, MalformedRecord, RefusedError, StoreUnavailable
 from controller.ports import MAX_OPERATIONS, Check, Delete, Put
 from ipam.inventory import overlaps
 
 if TYPE_CHECKING:
+    from asyncio import Future
     from collections.abc import Iterator, Mapping, Sequence
 
     from controller.ports import Entry, Operation, Store, Version
@@ -96,7 +98,8 @@ async def delete_pool(store: Store, name: str) -> None:
     """Remove a pool and its blocks; raises `RefusedError` when it does not exist or addresses of it are in use.
 
     The pool is disabled while its blocks go, so that no node claims another one meanwhile: a claim rests on the pool's
-    version. When the deletion fails the pool is enabled again, unless somebody else has changed it meanwhile.
+    version. When the deletion fails or is interrupted the pool is enabled again, unless somebody else has changed it
+    meanwhile.
     """
 
     async def attempt() -> None:
@@ -104,14 +107,15 @@ async def delete_pool(store: Store, name: str) -> None:
         if entry is None:
             return
         pool = decode_pool(keys.pool(name), entry.value)
-        version = entry.version
-        if not pool.disabled:
-            version = await _replace(store, replace(pool, disabled=True), version)
+        if pool.disabled:
+            await _delete_disabled(store, pool, entry.version)
+            return
+        # A write that is interrupted may have been done, so it is not: what it has written has to be known.
+        disabling = asyncio.ensure_future(_replace(store, replace(pool, disabled=True), entry.version))
         try:
-            await _delete_disabled(store, pool, version)
-        except TortieError:
-            if not pool.disabled:
-                await _enable_again(store, pool, version)
+            await _delete_disabled(store, pool, await asyncio.shield(disabling))
+        except BaseException:  # Ctrl-C comes as a cancellation
+            await asyncio.shield(_enable_again(store, pool, disabling))
             raise
 
     _refuse_if_used(name, await _blocks_of(store, await _existing(store, name)))
@@ -127,10 +131,10 @@ async def _delete_disabled(store: Store, pool: Pool, version: Version) -> None:
     await store.commit([Delete(keys.pool(pool.name), version), next_revision(keys.POOLS_REVISION, expected)])
 
 
-async def _enable_again(store: Store, pool: Pool, version: Version) -> None:
+async def _enable_again(store: Store, pool: Pool, disabling: Future[Version]) -> None:
     """Write the pool as it was; raises `StoreUnavailable` that says so when it may be left disabled."""
     try:
-        await _replace(store, pool, version)
+        await _replace(store, pool, await disabling)
     except ConflictError:
         pass  # whoever changed it has decided since
     except StoreUnavailable as error:
