@@ -19,6 +19,8 @@ from controller.cli.wishes import refused_for
 from controller.datamodel import keys
 from controller.errors import ConflictError, MalformedRecord, RefusedError
 from controller.ports import Delete
+from controller.resources import check_api_version
+from controller.resources.fields import ONLY_NAME
 from ipam.errors import IpamError
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ def delete(
     force: bool,
     missing_ok: bool,
 ) -> None:
-    """Delete resources by kind and name, or those that files name; of a document only kind and name count.
+    """Delete resources by kind and name, or those that files name; of a document its spec does not count.
 
     A pool goes with its empty blocks, and not while addresses of it are in use. A filter does not go while a peer names
     it. Without a configuration its defaults hold. A block goes only when it is empty. `delete record KEY` removes what
@@ -104,7 +106,7 @@ async def _delete_each(store: Store, wanted: Sequence[Named], *, force: bool, mi
     """Delete one by one, telling each outcome as it comes; return whether any was refused."""
     refused = False
     for kind, name in [(each.kind, name) for each in wanted for name in _names(each)]:
-        if missing_ok and not await store.get([kind.key(name)]):
+        if missing_ok and (_is_misnamed(kind, name) or not await store.get([kind.key(name)])):
             click.echo(f"{kind.title(name)} does not exist")
             continue
         try:
@@ -119,7 +121,7 @@ async def _delete_each(store: Store, wanted: Sequence[Named], *, force: bool, mi
 
 def _names(each: Named) -> Sequence[str]:
     if each.kind.single:
-        return ["default"]
+        return each.names or [ONLY_NAME]
     if not each.names:
         raise click.UsageError(f"which {each.kind.one}? write `tortiectl delete {each.kind.one} NAME`")
     return each.names
@@ -140,26 +142,40 @@ async def _delete(store: Store, kind: Kind, name: str, *, force: bool) -> None:
             await delete_block(store, name, force=force)
         case "Node":
             raise RefusedError(f"node {name} is removed with `tortiectl node delete {name}`, once its agent is stopped")
+        case _ if _is_misnamed(kind, name):
+            raise RefusedError(f"{kind.title(name)} does not exist; there is one, and its name is {ONLY_NAME}")
         case _:
             await store.commit([Delete(kind.prefix, None)])
 
 
+def _is_misnamed(kind: Kind, name: str) -> bool:
+    """Tell whether this names another resource of a kind of which there is one."""
+    return kind.single and name != ONLY_NAME
+
+
 def _in_files(files: Sequence[str], *, recursive: bool) -> list[Named]:
-    """Return what the documents name, peers before filters; raises `RefusedError` for one that names nothing."""
+    """Return what the documents name, peers before filters; raises `RefusedError` for one that names none."""
     found: list[Named] = []
     mistakes: list[str] = []
     for place, document in documents_in(files, recursive=recursive):
-        fields = document if isinstance(document, dict) else {}
-        kind = BY_NAME.get(str(fields.get("kind")))
-        metadata = fields.get("metadata")
-        name = metadata.get("name") if isinstance(metadata, dict) else None
-        if kind is None:
-            mistakes.append(f"{place}: kind: {fields.get('kind')!r} is not known; write {', '.join(BY_NAME)}")
-        elif not isinstance(name, str):
-            mistakes.append(f"{place}: metadata.name: missing; it says which {kind.one} to delete")
-        else:
-            found.append(Named(kind, (name,)))
+        try:
+            found.append(_named_by(document))
+        except RefusedError as error:
+            mistakes.append(f"{place}: {error}")
     if mistakes:
         raise refused_for(mistakes)
     order = {name: number for number, name in enumerate(_ORDER)}
     return sorted(found, key=lambda each: order.get(each.kind.name, len(KINDS)))
+
+
+def _named_by(document: object) -> Named:
+    fields = document if isinstance(document, dict) else {}
+    check_api_version(fields)
+    kind = BY_NAME.get(str(fields.get("kind")))
+    if kind is None:
+        raise RefusedError(f"kind: {fields.get('kind')!r} is not known; write {', '.join(BY_NAME)}")
+    metadata = fields.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    if not isinstance(name, str):
+        raise RefusedError(f"metadata.name: missing; it says which {kind.one} to delete")
+    return Named(kind, (name,))

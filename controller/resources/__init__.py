@@ -44,8 +44,7 @@ def parse_resource(document: object) -> Resource:
     """Return what a document describes; raises `RefusedError` that names each field that breaks a rule."""
     if not isinstance(document, dict):
         raise RefusedError("not a mapping; a resource has apiVersion, kind, metadata and spec")
-    if document.get("apiVersion") != API_VERSION:
-        raise RefusedError(f"apiVersion: {document.get('apiVersion')!r} is not known; write {API_VERSION}")
+    check_api_version(document)
     kind = document.get("kind")
     parse = _PARSER_BY_KIND.get(kind) if isinstance(kind, str) else None
     if parse is None:
@@ -56,6 +55,12 @@ def parse_resource(document: object) -> Resource:
     except ValidationError as error:
         # Not chained: the error holds what may be a password.
         raise RefusedError("; ".join(problems_of(error))) from None
+
+
+def check_api_version(document: Mapping[str, object]) -> None:
+    """Raise `RefusedError` for a document of another program's: its kinds may have the names of ours."""
+    if document.get("apiVersion") != API_VERSION:
+        raise RefusedError(f"apiVersion: {document.get('apiVersion')!r} is not known; write {API_VERSION}")
 
 
 def kind_and_name(resource: Resource) -> tuple[str, str]:

@@ -110,16 +110,49 @@ def test_what_files_name_is_deleted_in_an_order_that_works(everything: str, caps
     assert run(["delete", "-f", everything, "--missing-ok"]) == 0
 
 
-def test_only_kind_and_name_of_a_document_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_spec_of_a_document_does_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What was written by an older version, say, can be deleted by its file; what names nothing is told."""
     file = tmp_path / "old.yaml"
-    file.write_text("{kind: Pool, metadata: {name: old}, spec: {gone: 1}}\n---\n{kind: Pod}\n---\n{kind: Pool}\n")
+    ours = "apiVersion: tortie/v1, kind: "
+    old = f"{{{ours}Pool, metadata: {{name: old}}, spec: {{gone: 1}}}}\n"
+    file.write_text(f"{old}---\n{{{ours}Pod}}\n---\n{{{ours}Pool}}\n")
     assert run(["delete", "-f", str(file)]) == 1
     error = capsys.readouterr().err
     assert f"{file}: document 2: kind: 'Pod' is not known" in error
     assert f"{file}: document 3: metadata.name: missing" in error
-    file.write_text("{kind: Pool, metadata: {name: old}, spec: {gone: 1}}\n")
+    file.write_text(old)
     assert run(["delete", "-f", str(file), "--missing-ok"]) == 0
+
+
+@pytest.mark.parametrize("version", ["apiVersion: projectcalico.org/v3, ", ""])
+def test_a_document_of_another_program_deletes_nothing(
+    version: str, everything: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Though its kind has the name of one of ours; as `apply` would refuse it, and nothing else in the files goes."""
+    file = tmp_path / "calico.yaml"
+    file.write_text(f"{{{version}kind: BGPPeer, metadata: {{name: tor}}}}\n")
+    assert run(["delete", "-f", everything, "-f", str(file), "--missing-ok"]) == 1
+    printed = capsys.readouterr()
+    assert f"{file}: document 1 (tor): apiVersion: " in printed.err
+    assert "is not known; write tortie/v1" in printed.err
+    assert printed.out == ""
+    assert run(["get", "bgppeer", "tor"]) == 0
+
+
+@pytest.mark.parametrize("kind", ["IPAMConfiguration", "BGPConfiguration"])
+def test_a_configuration_of_another_name_does_not_exist(
+    kind: str, everything: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The one that there is stays."""
+    assert everything
+    file = tmp_path / "other.yaml"
+    file.write_text(f"{{apiVersion: tortie/v1, kind: {kind}, metadata: {{name: other}}}}\n")
+    assert run(["delete", "-f", str(file)]) == 1
+    assert f"{kind.lower()} other does not exist; there is one, and its name is default" in capsys.readouterr().err
+    assert run(["delete", "-f", str(file), "--missing-ok"]) == 0
+    assert capsys.readouterr().out == f"{kind.lower()} other does not exist\n"
+    assert run(["get", "ipamconfiguration", "-o", "json"]) == 0
+    assert '"cooldownSeconds": 30' in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("everything")
