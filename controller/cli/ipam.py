@@ -19,6 +19,7 @@ from controller.cli.ipam_usage import print_usage, read_usage
 from controller.cli.output import output_option, print_boxed, print_document
 from controller.cli.pool_split import split_pool
 from controller.cli.reading import end_with, read_configuration
+from controller.cli.write import DIFFERENT, dry_run_option, refusals
 from controller.resources import resource_document
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def show(
 @click.option("--cooldown-seconds", type=int, metavar="N", help="How long a released address rests.")
 @click.option("--sticky-seconds", type=int, metavar="N", help="How long it is kept for a workload of the same name.")
 @click.option("--grace-seconds", type=int, metavar="N", help="How long what is unneeded or lost is left alone.")
-@click.option("--dry-run", is_flag=True, help="Write nothing; show what would change.")
+@dry_run_option()
 @pass_connection
 @examples("tortiectl ipam configure --strict-affinity=true", "tortiectl ipam configure --cooldown-seconds=30 --dry-run")
 def configure_command(connection: Connection, /, *, dry_run: bool, **options: bool | int | None) -> None:
@@ -116,13 +117,15 @@ def configure_command(connection: Connection, /, *, dry_run: bool, **options: bo
     changes = {name: value for name, value in options.items() if value is not None}
     if not changes:
         raise click.UsageError("no setting is named; name at least one")
-    before, after = connection.with_store(lambda store: configure(store, changes, dry_run=dry_run))
+    with refusals(dry_run=dry_run):
+        before, after = connection.with_store(lambda store: configure(store, changes, dry_run=dry_run))
     for line in change_lines(before, after):
         click.echo(line)
     if before == after:
         click.echo("unchanged")
     elif dry_run:
         click.echo("nothing was written")
+        click.get_current_context().exit(DIFFERENT)
 
 
 @ipam.command()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from controller.cli.wishes import Wish
 
 #: What `kubectl diff` ends with: there is a difference, or something is wrong.
-_DIFFERENT, _WRONG = 1, 2
+DIFFERENT, WRONG = 1, 2
 
 
 def dry_run_option() -> Callable[[Any], Any]:
@@ -121,7 +121,7 @@ def show_difference(changes: Sequence[Change]) -> None:
     if not differences:
         click.echo("nothing would change")
     else:
-        click.get_current_context().exit(_DIFFERENT)
+        click.get_current_context().exit(DIFFERENT)
 
 
 @contextmanager
@@ -138,4 +138,4 @@ def refusals(*, dry_run: bool) -> Iterator[None]:
 class DryRunRefused(click.ClickException):
     """What a dry run would write would be refused."""
 
-    exit_code = _WRONG
+    exit_code = WRONG

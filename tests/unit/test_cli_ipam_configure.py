@@ -93,10 +93,14 @@ def test_what_is_so_already_is_not_written(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_dry_run_shows_and_writes_nothing(store_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The operator sees what would happen."""
-    assert run(["ipam", "configure", "--sticky-seconds=60", "--dry-run"]) == 0
+    """The operator sees what would happen, and a script by the exit code: as with every other dry run."""
+    assert run(["ipam", "configure", "--sticky-seconds=60", "--dry-run"]) == 1
     assert capsys.readouterr().out == "stickySeconds: 0 -> 60\nnothing was written\n"
     assert stored(store_path) == IpamConfiguration()
+    assert run(["ipam", "configure", "--sticky-seconds=0", "--dry-run"]) == 0
+    assert capsys.readouterr().out == "unchanged\n"
+    assert run(["ipam", "configure", "--grace-seconds=-1", "--dry-run"]) == 2
+    assert "--grace-seconds=-1: grace seconds are -1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
