@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
@@ -16,15 +18,17 @@ from controller.cli.peers import delete_filter, delete_peer
 from controller.cli.pools import delete_pool, remove_malformed_pool
 from controller.cli.removal import delete_block, delete_record
 from controller.cli.wishes import refused_for
+from controller.cli.write import DIFFERENT, WRONG, refusals
 from controller.datamodel import keys
 from controller.errors import ConflictError, MalformedRecord, RefusedError
 from controller.ports import Delete
 from controller.resources import check_api_version
 from controller.resources.fields import ONLY_NAME
+from controller.store.memory import MemoryStore
 from ipam.errors import IpamError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from controller.cli.kinds import Kind
     from controller.ports import Store
@@ -39,12 +43,17 @@ _ORDER: Final = ("BGPPeer", "BGPFilter")
 @files_option(required=False)
 @click.option("--force", is_flag=True, help="Delete a pool or a block whose record cannot be read.")
 @click.option("--missing-ok", is_flag=True, help="What does not exist is no error.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Delete nothing and show what would go; exit code 0 for nothing, 1 for something, 2 if any is refused.",
+)
 @pass_connection
 @click.pass_context
 @examples(
     "tortiectl delete pool default",
     "tortiectl delete bgppeer tor-a tor-b",
-    "tortiectl delete -f pools.yaml",
+    "tortiectl delete -f pools.yaml --dry-run",
     "tortiectl delete block 10.244.7.64/26",
     "tortiectl delete record tortie/v1/cluster/reservations/gateways",
 )
@@ -57,6 +66,7 @@ def delete(
     recursive: bool,
     force: bool,
     missing_ok: bool,
+    dry_run: bool,
 ) -> None:
     """Delete resources by kind and name, or those that files name; of a document its spec does not count.
 
@@ -72,12 +82,45 @@ def delete(
     """
     if bool(what) == bool(files):
         raise click.UsageError("name either a kind and names, or files with -f")
-    if what and what[0] == _RECORD:
-        connection.with_store(lambda store: _delete_records(store, what[1:]))
-        return
-    wanted = _in_files(files, recursive=recursive) if files else named(what)
-    if connection.with_store(lambda store: _delete_each(store, wanted, force=force, missing_ok=missing_ok)):
-        context.exit(1)
+    how = _How(force=force, missing_ok=missing_ok, dry_run=dry_run)
+    with refusals(dry_run=dry_run):
+        if what[:1] == (_RECORD,):
+            work = partial(_delete_records, what[1:], how)
+        else:
+            work = partial(_delete_each, _in_files(files, recursive=recursive) if files else named(what), how)
+        done = connection.with_store(partial(_rehearsed, work) if dry_run else work)
+    if dry_run and not done.deleted and not done.refused:
+        click.echo("nothing would be deleted")
+    if done.refused:
+        context.exit(WRONG if dry_run else 1)
+    if dry_run and done.deleted:
+        context.exit(DIFFERENT)
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """What an operator allows for; a dry run deletes in a copy, and tells so."""
+
+    force: bool
+    missing_ok: bool
+    dry_run: bool
+
+    @property
+    def deleted(self) -> str:
+        """What has become of something, as it is printed."""
+        return "would be deleted" if self.dry_run else "deleted"
+
+
+class _Done(NamedTuple):
+    """Whether anything was deleted, and whether anything was refused."""
+
+    deleted: bool
+    refused: bool
+
+
+async def _rehearsed(work: Callable[[Store], Awaitable[_Done]], store: Store) -> _Done:
+    """Do the work on a copy of everything: what goes first may be in the way of what goes next."""
+    return await work(MemoryStore(await store.list(keys.ROOT)))
 
 
 async def delete_reservation(store: Store, name: str) -> None:
@@ -94,29 +137,37 @@ async def delete_reservation(store: Store, name: str) -> None:
     await with_retries(attempt)
 
 
-async def _delete_records(store: Store, record_keys: Sequence[str]) -> None:
+async def _delete_records(record_keys: Sequence[str], how: _How, store: Store) -> _Done:
     if not record_keys:
         raise click.UsageError("which record? write `tortiectl delete record KEY`, as `tortiectl ipam check` names it")
     for key in record_keys:
         await delete_record(store, key)
-        click.echo(f"record {key} deleted")
+        click.echo(f"record {key} {how.deleted}")
+    return _Done(deleted=True, refused=False)
 
 
-async def _delete_each(store: Store, wanted: Sequence[Named], *, force: bool, missing_ok: bool) -> bool:
-    """Delete one by one, telling each outcome as it comes; return whether any was refused."""
-    refused = False
+async def _delete_each(wanted: Sequence[Named], how: _How, store: Store) -> _Done:
+    """Delete one by one, telling each outcome as it comes."""
+    deleted = refused = False
     for kind, name in [(each.kind, name) for each in wanted for name in _names(each)]:
-        if missing_ok and (_is_misnamed(kind, name) or not await store.get([kind.key(name)])):
+        # Without a configuration its defaults hold: to delete it is no mistake, and changes nothing.
+        passes = how.missing_ok or (how.dry_run and kind.single and not _is_misnamed(kind, name))
+        if passes and not await _is_there(store, kind, name):
             click.echo(f"{kind.title(name)} does not exist")
             continue
         try:
-            await _delete(store, kind, name, force=force)
+            await _delete(store, kind, name, force=how.force)
         except (RefusedError, ConflictError, MalformedRecord, IpamError) as error:
             click.echo(f"tortiectl: error: {error}", err=True)
             refused = True
         else:
-            click.echo(f"{kind.title(name)} deleted")
-    return refused
+            click.echo(f"{kind.title(name)} {how.deleted}")
+            deleted = True
+    return _Done(deleted, refused)
+
+
+async def _is_there(store: Store, kind: Kind, name: str) -> bool:
+    return not _is_misnamed(kind, name) and bool(await store.get([kind.key(name)]))
 
 
 def _names(each: Named) -> Sequence[str]:

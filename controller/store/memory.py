@@ -15,17 +15,20 @@ from controller.store.transaction import check_keys, check_operations, check_pre
 from controller.store.wakes import Wakes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Collection, Sequence
+    from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 
     from controller.ports import Operation, WatchEvent
 
 
 class MemoryStore:
-    """A `Store` that one event loop uses. Writing the value a key already has leaves its version as it is."""
+    """A `Store` that one event loop uses. Writing the value a key already has leaves its version as it is.
 
-    def __init__(self) -> None:
-        self._entries: dict[str, Entry] = {}
-        self._revision = 0
+    It begins with these entries, of another store's perhaps, and their versions.
+    """
+
+    def __init__(self, entries: Mapping[str, Entry] | None = None) -> None:
+        self._entries = dict(entries or {})
+        self._revision = max((entry.version for entry in self._entries.values()), default=0)
         self._wakes = Wakes()
         self._closed = False
 

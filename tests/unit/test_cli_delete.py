@@ -155,6 +155,74 @@ def test_a_configuration_of_another_name_does_not_exist(
     assert '"cooldownSeconds": 30' in capsys.readouterr().out
 
 
+def contents(path: Path) -> dict[str, bytes]:
+    """Return every record of the store."""
+
+    async def read() -> dict[str, bytes]:
+        store = SqliteStore(path)
+        found = await store.list(keys.ROOT)
+        await store.close()
+        return {key: entry.value for key, entry in found.items()}
+
+    return asyncio.run(read())
+
+
+def test_a_dry_run_shows_what_would_go_and_deletes_nothing(
+    everything: str, store_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 1 if anything would: a pool with its blocks, and a filter after the peer that names it."""
+    commit(
+        store_path,
+        block_operations(
+            None, Block.claimed(ip_network("10.0.0.0/26"), node="h1", at=0.0), version=ABSENT, writer=None
+        ),
+    )
+    before = contents(store_path)
+    assert run(["delete", "-f", everything, "--dry-run"]) == 1
+    told = capsys.readouterr().out
+    assert told.splitlines() == [
+        "bgppeer tor would be deleted",
+        "bgpfilter in would be deleted",
+        "pool default would be deleted",
+        "ipamconfiguration default would be deleted",
+    ]
+    assert contents(store_path) == before
+    assert run(["delete", "-f", everything]) == 0
+    assert capsys.readouterr().out == told.replace("would be deleted", "deleted")
+
+
+@pytest.mark.usefixtures("everything")
+def test_a_dry_run_tells_a_refusal_apart(store_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2 though other things would go, for the same reasons as without it."""
+    assert run(["delete", "bgpfilter/in", "pool/none", "pool/default", "--dry-run"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "pool default would be deleted\n"
+    assert "bgpfilter in is named by bgppeer tor" in printed.err
+    assert "pool none does not exist" in printed.err
+    assert run(["delete", "record", keys.pool("default"), "--dry-run"]) == 2
+    assert "can be read" in capsys.readouterr().err
+    put(store_path, {keys.pool("default"): b"?"})
+    assert run(["delete", "record", keys.pool("default"), "--dry-run"]) == 1
+    assert capsys.readouterr().out == f"record {keys.pool('default')} would be deleted\n"
+    assert contents(store_path)[keys.pool("default")] == b"?"
+
+
+def test_a_dry_run_of_what_is_gone_changes_nothing(everything: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 0, with a configuration that is at its defaults, too; what has another name is refused."""
+    assert run(["delete", "-f", everything]) == 0
+    capsys.readouterr()
+    assert run(["delete", "-f", everything, "--missing-ok", "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "bgppeer tor does not exist",
+        "bgpfilter in does not exist",
+        "pool default does not exist",
+        "ipamconfiguration default does not exist",
+        "nothing would be deleted",
+    ]
+    assert run(["delete", "ipamconfiguration", "--dry-run"]) == 0
+    assert run(["delete", "-f", everything, "--dry-run"]) == 2
+
+
 @pytest.mark.usefixtures("everything")
 def test_one_that_is_refused_stops_no_other(capsys: pytest.CaptureFixture[str]) -> None:
     """Each is told of; the exit code says that not all went."""
