@@ -237,7 +237,7 @@ async def _store(settings: Settings | RefusedError, secrets: Secrets) -> bytes:
         raise settings
     named = StoreSettings.of(settings)
     if named.kind is StoreKind.SQLITE and not named.sqlite_path.exists():
-        raise _NotCollected(f"{named.sqlite_path} does not exist; who looks for it is not to make it")
+        raise _NotCollected(f"{named.sqlite_path} does not exist; the agent makes it when it first starts")
     store = open_store(named)
     started = time.monotonic()
     try:
