@@ -7,7 +7,7 @@ So those that are learned are made in half the time and hashed once; they equal 
 from __future__ import annotations
 
 import ipaddress
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,11 +48,19 @@ class _IPv6Prefix(ipaddress.IPv6Network):
             return self.known_hash
 
 
+def _of_length(length: int) -> type[_IPv4Prefix]:
+    """Return the class of the IPv4 prefixes of one length: what all have in common is the class's."""
+    mask = ipaddress.IPv4Address((1 << 32) - (1 << (32 - length)))
+    return type(f"_IPv4Prefix{length}", (_IPv4Prefix,), {"__slots__": (), "netmask": mask, "_prefixlen": length})
+
+
+_IPV4_CLASSES: Final = tuple(map(_of_length, range(33)))
+
+
 def ipv4_prefixes(numbers: Iterable[int], length: int) -> list[IPNetwork]:
     """Return the prefixes of that length at these addresses; none but the first `length` bits may be set."""
-    mask_number = (1 << 32) - (1 << (32 - length))
-    mask = ipaddress.IPv4Address(mask_number)
-    new, prefix_class, address_class = object.__new__, _IPv4Prefix, ipaddress.IPv4Address
+    prefix_class, address_class, new = _IPV4_CLASSES[length], ipaddress.IPv4Address, object.__new__
+    mask_number = int(prefix_class.netmask)
     prefixes: list[IPNetwork] = []
     for number in numbers:
         # What the constructors do besides checking what is known already.
@@ -60,8 +68,6 @@ def ipv4_prefixes(numbers: Iterable[int], length: int) -> list[IPNetwork]:
         address._ip = number  # type: ignore[attr-defined]  # noqa: SLF001 - see above
         made = new(prefix_class)
         made.network_address = address
-        made.netmask = mask
-        made._prefixlen = length  # type: ignore[attr-defined]  # noqa: SLF001 - see above
         made.known_hash = number ^ mask_number  # a number of so few bits is its own hash
         prefixes.append(made)
     return prefixes
