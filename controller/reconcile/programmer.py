@@ -54,11 +54,17 @@ _LONGEST_FLUSHING_REST_SECONDS: Final = 0.25
 class RouteProgrammer:
     """Keeps the kernel's routes as desired. All methods are for the event loop; netlink has threads of its own.
 
-    With `connections` those of an address are flushed when its route is led elsewhere or taken away.
+    With `connections` those of an address are flushed when its route is led elsewhere or taken away. By the `clock`, in
+    seconds, it is told when a resync or a retry is due.
     """
 
     def __init__(
-        self, fib: Fib, *, connections: Connections | None = None, resync_seconds: float = _RESYNC_SECONDS
+        self,
+        fib: Fib,
+        *,
+        connections: Connections | None = None,
+        resync_seconds: float = _RESYNC_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         #: What the kernel is known to have; its attributes are the counters. Its methods are for this class alone.
         self.table: Final = RouteTable(fib)
@@ -69,6 +75,7 @@ class RouteProgrammer:
         self._flush_is_due = False
         self._closing = threading.Event()
         self._resync_seconds = resync_seconds
+        self._clock = clock
         self._desired: DesiredRoutes | None = None
         self._programmed: dict[IPNetwork, KernelRoute] = {}
         self._wake = asyncio.Event()
@@ -106,7 +113,12 @@ class RouteProgrammer:
         self._set.set()
 
     def kernel_changed(self) -> None:
-        """Take note that the kernel's routes may not be what they were: they are read again soon."""
+        """Take note that the kernel's routes may not be what they were: they are read again soon.
+
+        What it refused it may take now, so that is tried again then, and before long once more.
+        """
+        self._retries = 0
+        self._retry_at = None
         self._resync = True
         self.in_sync.clear()
         self._wake.set()
@@ -168,11 +180,14 @@ class RouteProgrammer:
 
     def _next_pass(self, desired: DesiredRoutes) -> Callable[[], None]:
         """Return the least work that makes the kernel right again; what was told is no news to a dump."""
-        now = time.monotonic()
+        now = self._clock()
         told, self._told = self._told, {}
         resync = self._resync or now >= self._resync_at
-        changed = self._changed or (self._retry_at is not None and now >= self._retry_at)
+        retry = self._retry_at is not None and now >= self._retry_at
+        changed = self._changed or retry
         self._resync = self._changed = False
+        if retry:
+            self._retry_at = None
         self.table.begin_pass()
         programmed = dict(self._programmed)
         if resync:
@@ -233,7 +248,7 @@ class RouteProgrammer:
             return
         due = self._resync_at if self._retry_at is None else min(self._resync_at, self._retry_at)
         try:
-            async with asyncio.timeout(max(0.0, due - time.monotonic())):
+            async with asyncio.timeout(max(0.0, due - self._clock())):
                 await self._wake.wait()
         except TimeoutError:
             return
@@ -253,10 +268,11 @@ class RouteProgrammer:
         self._plan_retry(failed=True)
 
     def _plan_retry(self, *, failed: bool) -> None:
+        """Let the next retry be due after a pause that grows; one that is planned already stays where it is."""
         if not failed:
             self._retries = 0
             self._retry_at = None
-            return
-        pause_seconds = min(_FIRST_RETRY_SECONDS * 2**self._retries, _LAST_RETRY_SECONDS)
-        self._retries = min(self._retries + 1, 10)
-        self._retry_at = time.monotonic() + pause_seconds * random.uniform(0.75, 1.25)  # noqa: S311  jitter
+        elif self._retry_at is None:
+            pause_seconds = min(_FIRST_RETRY_SECONDS * 2**self._retries, _LAST_RETRY_SECONDS)
+            self._retries = min(self._retries + 1, 10)
+            self._retry_at = self._clock() + pause_seconds * random.uniform(0.75, 1.25)  # noqa: S311  jitter

@@ -133,7 +133,8 @@ class RouteTable:
         if first or resync:
             drifted = self._resync(before)
             self._look_for_foreign(desired)
-            if not drifted and not changed and not self._reread:
+            # What the kernel refused it may take now: a link that came back shows no routes of ours, as expected.
+            if not drifted and not changed and not self._reread and not self.failure_by_prefix:
                 return
         with self._lock:
             self._reread = False

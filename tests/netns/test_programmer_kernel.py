@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import suppress
+import time
+from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("host")
 
 
-@pytest_asyncio.fixture
-async def programmer(fib: KernelFib) -> AsyncIterator[RouteProgrammer]:
+@asynccontextmanager
+async def running(fib: KernelFib, clock: Callable[[], float] = time.monotonic) -> AsyncIterator[RouteProgrammer]:
     """Run a programmer that the monitor wakes whenever routes may have changed."""
-    made = RouteProgrammer(fib)
+    made = RouteProgrammer(fib, clock=clock)
     monitor = KernelMonitor(
         fib.port_id,
         lambda change: None if change is KernelChange.ADDRESSES else made.kernel_changed(),
@@ -43,6 +44,20 @@ async def programmer(fib: KernelFib) -> AsyncIterator[RouteProgrammer]:
             await task
         monitor.close()
         made.close()
+
+
+@pytest_asyncio.fixture
+async def programmer(fib: KernelFib) -> AsyncIterator[RouteProgrammer]:
+    """Run a programmer."""
+    async with running(fib) as made:
+        yield made
+
+
+@pytest_asyncio.fixture
+async def timeless(fib: KernelFib) -> AsyncIterator[RouteProgrammer]:
+    """Run a programmer for which no time passes: no retry and no resync is ever due, only events wake it."""
+    async with running(fib, clock=lambda: 0.0) as made:
+        yield made
 
 
 def desired(count: int) -> DesiredRoutes:
@@ -112,29 +127,29 @@ async def test_a_foreign_replacement_is_reported_and_outlived(
 
 
 async def test_routes_come_back_with_their_link(
-    programmer: RouteProgrammer, fib: KernelFib, ip: Callable[[str], str]
+    timeless: RouteProgrammer, fib: KernelFib, ip: Callable[[str], str]
 ) -> None:
-    """A link that goes down takes its routes along without a word; they are back when it is."""
+    """A link that goes down takes its routes along in silence; the event of its return brings them back."""
     wanted = desired(10)
-    programmer.set(wanted)
-    await synced(programmer)
+    timeless.set(wanted)
+    await synced(timeless)
     ip("link set up0 down")
-    await until(lambda: bool(programmer.failures))
+    await until(lambda: bool(timeless.failures))
     ip("link set up0 up")
-    await until(lambda: fib.dump() == wanted.routes and not programmer.failures)
+    await until(lambda: fib.dump() == wanted.routes and not timeless.failures)
 
 
 async def test_routes_come_back_with_their_address(
-    programmer: RouteProgrammer, fib: KernelFib, ip: Callable[[str], str]
+    timeless: RouteProgrammer, fib: KernelFib, ip: Callable[[str], str]
 ) -> None:
-    """The last address of a link takes the link's routes along without a word; they are back when it is."""
+    """The last address of a link takes the link's routes along in silence; the event of its return brings them back."""
     wanted = desired(10)
-    programmer.set(wanted)
-    await synced(programmer)
+    timeless.set(wanted)
+    await synced(timeless)
     ip("address del 192.0.2.1/24 dev up0")
-    await until(lambda: bool(programmer.failures))
+    await until(lambda: bool(timeless.failures))
     ip("address add 192.0.2.1/24 dev up0")
-    await until(lambda: fib.dump() == wanted.routes and not programmer.failures)
+    await until(lambda: fib.dump() == wanted.routes and not timeless.failures)
 
 
 async def test_own_writes_and_foreign_routes_wake_nobody(fib: KernelFib, ip: Callable[[str], str]) -> None:

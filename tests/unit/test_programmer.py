@@ -247,6 +247,60 @@ async def test_the_loop_retries_what_was_refused(programmer: RouteProgrammer, fi
                 await asyncio.sleep(0.01)
 
 
+async def test_a_hint_has_what_was_refused_tried_again(fib: FakeFib) -> None:
+    """An uplink that comes back shows no routes, as expected while it was away: they are written all the same."""
+    programmer = RouteProgrammer(fib, clock=lambda: 0.0)  # so that no retry is ever due
+    fib.refused = {local(1).prefix}
+    programmer.set(desired(1, 2))
+    try:
+        await programmer.iterate()
+        fib.refused = set()
+        programmer.kernel_changed()
+        await programmer.iterate()
+    finally:
+        programmer.close()
+    assert fib.table == desired(1, 2).routes
+    assert programmer.failures == {}
+
+
+async def test_nothing_that_happens_postpones_a_retry(fib: FakeFib) -> None:
+    """News of other routes come more often than the pause lasts, and the refused route comes when it is over."""
+    seconds = 0.0
+    programmer = RouteProgrammer(fib, clock=lambda: seconds)
+    fib.refused = {local(1).prefix}
+    programmer.set(desired(1, 2))
+    try:
+        await programmer.iterate()
+        fib.refused = set()
+        for _ in range(5):
+            seconds += 0.3  # the first pause is 1.25 s at most
+            programmer.routes_changed({local(2).prefix: local(2)})
+            await programmer.iterate()
+    finally:
+        programmer.close()
+    assert fib.table == desired(1, 2).routes
+
+
+async def test_the_pauses_between_retries_begin_anew_with_a_hint(fib: FakeFib) -> None:
+    """However long the kernel has refused a route: what changed may come in two steps, and the second tells nothing."""
+    seconds = 0.0
+    programmer = RouteProgrammer(fib, clock=lambda: seconds)
+    fib.refused = {local(1).prefix}
+    programmer.set(desired(1))
+    try:
+        for _ in range(10):
+            await programmer.iterate()
+            seconds += 75
+        programmer.kernel_changed()
+        await programmer.iterate()
+        fib.refused = set()
+        seconds += 1.25
+        await programmer.iterate()
+    finally:
+        programmer.close()
+    assert fib.table == desired(1).routes
+
+
 async def test_the_loop_outlives_a_broken_kernel(programmer: RouteProgrammer, fib: FakeFib) -> None:
     """An error is counted and the loop goes on; what is desired comes when the kernel answers again."""
     fib.broken = True

@@ -28,6 +28,7 @@ class Kernel:
     def __init__(self) -> None:
         self.ours: dict[IPNetwork, KernelRoute] = {}
         self.foreign_prefixes: set[IPNetwork] = set()
+        self.refused: set[IPNetwork] = set()
 
     def expect(self, routes: Iterable[KernelRoute]) -> None:
         """Have no use for it."""
@@ -47,9 +48,12 @@ class Kernel:
         *,
         replaceable: Container[IPNetwork] = (),
     ) -> list[RouteFailure]:
-        """Write, exclusively where nothing may be replaced."""
+        """Write what is not refused, exclusively where nothing may be replaced."""
         failures = []
         for route in upserts:
+            if route.prefix in self.refused:
+                failures.append(RouteFailure(route.prefix, errno.ENETUNREACH, "unreachable"))
+                continue
             taken = route.prefix in self.ours or route.prefix in self.foreign_prefixes
             if taken and route.prefix not in replaceable:
                 failures.append(RouteFailure(route.prefix, errno.EEXIST, "in the way"))
@@ -70,6 +74,7 @@ steps = st.one_of(
     st.tuples(st.just("lost"), st.lists(routes, min_size=1, max_size=2)),
     st.tuples(st.just("made"), st.lists(routes, min_size=1, max_size=1)),
     st.tuples(st.just("taken"), st.lists(routes, min_size=1, max_size=1)),
+    st.tuples(st.just("refused"), st.lists(routes, min_size=1, max_size=2)),
     st.tuples(st.just("look"), st.just([])),
 )
 
@@ -89,9 +94,10 @@ def workload(prefix: IPNetwork) -> list[KernelRoute]:
         ("add", workload(PREFIXES[1])),
     ],
 )
+@example(Sweep.LOCAL, [("refused", workload(PREFIXES[0])), ("desire", workload(PREFIXES[0]))])
 @given(st.sampled_from([Sweep.LOCAL, Sweep.EVERYTHING]), st.lists(steps, max_size=12))
 def test_a_look_at_the_kernel_makes_it_right(sweep: Sweep, happened: list[tuple[str, list[KernelRoute]]]) -> None:
-    """Whatever routes are lost, changed and made in silence between passes and additions: one dump later all is right.
+    """Whatever routes are lost, changed, made and refused between passes and additions: one dump later all is right.
 
     Nobody else's route is replaced, and what may not be swept and was not made here stays.
     """
@@ -121,9 +127,12 @@ def test_a_look_at_the_kernel_makes_it_right(sweep: Sweep, happened: list[tuple[
                     made |= by_prefix.keys()
             case "taken":
                 kernel.foreign_prefixes |= by_prefix.keys() - kernel.ours.keys() - ever_wanted
+            case "refused":
+                kernel.refused |= by_prefix.keys()
             case _:
                 table.begin_pass()
                 table.reconcile(desired, programmed, changed=False, resync=True)
+    kernel.refused.clear()
     table.begin_pass()
     table.reconcile(desired, programmed, changed=False, resync=True)
     wanted = {**desired.routes, **programmed}
