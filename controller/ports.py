@@ -280,6 +280,7 @@ class InterfaceAddress:
     """An address on one of the host's interfaces.
 
     `network` is the subnet that comes with it; `scope_global` is false for link-local and loopback addresses.
+    A `deprecated` one is past its preferred lifetime: it works, but nothing new should begin with it.
     """
 
     interface: str
@@ -287,6 +288,7 @@ class InterfaceAddress:
     address: IPAddress
     network: IPNetwork
     scope_global: bool
+    deprecated: bool = False
 
 
 # -------------------------------------------------------------------------------------------------------------- speaker

@@ -1,6 +1,7 @@
 """The addresses of the host's interfaces, and the one that stands for the node.
 
-pyroute2 runs an event loop of its own inside its calls: from asyncio code these functions belong into a thread.
+pyroute2 runs an event loop of its own inside its calls, and the kernel may take its time: from asyncio code these
+functions belong into a thread. What goes wrong is a `TortieError`, also a lack of descriptors.
 """
 
 from __future__ import annotations
@@ -12,12 +13,23 @@ import socket
 import struct
 import sys
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from controller.errors import KernelRefused
+from controller.errors import KernelRefused, KernelUnavailable
+from controller.kernel.link_messages import (
+    IFA_ADDRESS,
+    IFA_FLAGS,
+    IFA_LOCAL,
+    IFADDRMSG,
+    RTM_GETADDR,
+    RTM_GETLINK,
+    address_query,
+    every_link_query,
+    link_facts,
+)
 from controller.kernel.netlink import NetlinkSocket, attributes
 from controller.kernel.node_address import chosen
 from controller.kernel.route_messages import (
@@ -36,13 +48,15 @@ if TYPE_CHECKING:
 
     from ipam.address import IPAddress
 
-# include/uapi/linux/if_addr.h: a temporary address changes daily, a deprecated one is on its way out, and a tentative
-# or failed one may be somebody else's.
+# include/uapi/linux/if_addr.h: a tentative or failed address may be somebody else's, and a temporary one, as only IPv6
+# has them, changes daily; the same bit marks a second IPv4 address of a subnet. A deprecated one, past its preferred
+# lifetime, is on its way out, but until then as good as others.
 _IFA_F_TEMPORARY: Final = 0x01
 _IFA_F_DADFAILED: Final = 0x08
 _IFA_F_DEPRECATED: Final = 0x20
 _IFA_F_TENTATIVE: Final = 0x40
-_UNFIT: Final = _IFA_F_TEMPORARY | _IFA_F_DADFAILED | _IFA_F_DEPRECATED | _IFA_F_TENTATIVE
+_UNFIT: Final = _IFA_F_DADFAILED | _IFA_F_TENTATIVE
+_UNFIT_BY_FAMILY: Final = {int(socket.AF_INET): _UNFIT, int(socket.AF_INET6): _UNFIT | _IFA_F_TEMPORARY}
 _FAMILY_BY_VERSION: Final = {4: int(socket.AF_INET), 6: int(socket.AF_INET6)}
 #: In a dump's request: routes of every protocol (RTPROT_UNSPEC).
 _ANY_PROTOCOL: Final = 0
@@ -54,14 +68,16 @@ _IFREQ: Final = struct.Struct("=16si20x")
 
 
 def interface_addresses() -> tuple[InterfaceAddress, ...]:
-    """Return every lasting address of this namespace's interfaces, in the kernel's order: primary ones first."""
-    with IPRoute() as route:
-        name_by_index = _named_links(route)
-        return tuple(
-            _interface_address(found, name_by_index[found["index"]])
-            for found in route.get_addr()
-            if found["index"] in name_by_index and not (found.get_attr("IFA_FLAGS") or 0) & _UNFIT
-        )
+    """Return every lasting address of this namespace's interfaces, in the kernel's order: primary ones first.
+
+    Each of links and addresses are as of one instant; an address whose link came in between is left out.
+    """
+    with closing(NetlinkSocket()) as asked:
+        links = map(link_facts, asked.dump(RTM_GETLINK, every_link_query()))
+        name_by_index = {link.index: link.name for link in links}
+        bodies = asked.dump(RTM_GETADDR, address_query(0))
+    found = (_interface_address(body, name_by_index) for body in bodies)
+    return tuple(address for address in found if address is not None)
 
 
 def choose_node_address(method: str, version: int) -> InterfaceAddress:
@@ -74,7 +90,11 @@ def choose_node_address(method: str, version: int) -> InterfaceAddress:
 
 def uplink_mtu(interfaces: Collection[str]) -> int:
     """Return the smallest MTU of these interfaces, in bytes: what fits through whichever way a packet takes."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asked:
+    try:
+        asked = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    except OSError as error:
+        raise KernelUnavailable(f"the MTU of {', '.join(interfaces)} could not be asked for: {error}") from error
+    with asked:
         return min(_mtu(asked, name) for name in interfaces)
 
 
@@ -97,12 +117,14 @@ class _Kernel:
         return [index for found in defaults for index in _links_of(found)]
 
     def source_towards(self, destination: IPAddress) -> IPAddress | None:
-        with IPRoute() as route:
-            try:
+        try:
+            with IPRoute() as route:
                 (found,) = route.route("get", dst=str(destination), family=_FAMILY_BY_VERSION[destination.version])
-            except NetlinkError:  # ENETUNREACH and its kin: there is no route
-                return None
-            source = found.get_attr("RTA_PREFSRC")
+                source = found.get_attr("RTA_PREFSRC")
+        except NetlinkError:  # ENETUNREACH and its kin: there is no route
+            return None
+        except OSError as error:
+            raise KernelUnavailable(f"the way to {destination} could not be asked for: {error}") from error
         return None if source is None else ipaddress.ip_address(source)
 
 
@@ -127,20 +149,24 @@ def _links_of(found: Mapping[int, bytes]) -> list[int]:
     return links
 
 
-def _named_links(route: Any) -> Mapping[int, str]:  # noqa: ANN401  pyroute2 ships no types
-    return {found["index"]: str(found.get_attr("IFLA_IFNAME")) for found in route.get_links()}
-
-
-def _interface_address(found: Any, name: str) -> InterfaceAddress:  # noqa: ANN401  a pyroute2 message
+def _interface_address(body: bytes, name_by_index: Mapping[int, str]) -> InterfaceAddress | None:
+    """Return what a dumped address says; None for one of another family, of an unknown link or that will not last."""
+    family, length, flags, scope, index = IFADDRMSG.unpack_from(body)
+    found = dict(attributes(body, IFADDRMSG.size))
+    if IFA_FLAGS in found:  # the flags beyond the eighth, too
+        flags = int.from_bytes(found[IFA_FLAGS], sys.byteorder)
+    unfit = _UNFIT_BY_FAMILY.get(family)
+    if unfit is None or index not in name_by_index or flags & unfit:
+        return None
     # On a point-to-point link IFA_ADDRESS is the other end; IFA_LOCAL, where there is one, is always ours.
-    address = ipaddress.ip_address(found.get_attr("IFA_LOCAL") or found.get_attr("IFA_ADDRESS"))
-    other = ipaddress.ip_address(found.get_attr("IFA_ADDRESS"))
+    address = ipaddress.ip_address(found.get(IFA_LOCAL) or found[IFA_ADDRESS])
     return InterfaceAddress(
-        interface=name,
-        link_index=int(found["index"]),
+        interface=name_by_index[index],
+        link_index=index,
         address=address,
-        network=ipaddress.ip_network((other, found["prefixlen"]), strict=False),
-        scope_global=found["scope"] == RT_SCOPE_UNIVERSE and not address.is_loopback,
+        network=ipaddress.ip_network((found[IFA_ADDRESS], length), strict=False),
+        scope_global=scope == RT_SCOPE_UNIVERSE and not address.is_loopback,
+        deprecated=bool(flags & _IFA_F_DEPRECATED),
     )
 
 

@@ -64,6 +64,7 @@ _IPV4_DEVCONF_RP_FILTER: Final = 8
 _RTEXT_FILTER_SKIP_STATS: Final = 8
 IFA_ADDRESS: Final = 1
 IFA_LOCAL: Final = 2
+IFA_FLAGS: Final = 8
 _IFA_F_NODAD: Final = 2
 NDA_DST: Final = 1
 NDA_LLADDR: Final = 2
@@ -223,7 +224,7 @@ def address_removal(index: int, address: IPAddress, prefix_length: int) -> Reque
 
 
 def address_query(index: int) -> bytes:
-    """Return the body of an RTM_GETADDR dump of one link; with strict checking the kernel filters them."""
+    """Return the body of an RTM_GETADDR dump of one link (0: of all); with strict checking the kernel filters them."""
     return IFADDRMSG.pack(0, 0, 0, 0, index)
 
 

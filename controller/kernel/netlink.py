@@ -15,7 +15,7 @@ import struct
 from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
-from controller.errors import KernelRefused, KernelUnavailable
+from controller.errors import KernelRefused, KernelUnavailable, TortieError
 from controller.kernel.series import portions, repeated
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ _BATCH_REQUESTS: Final = 2000
 _BATCH_BYTES: Final = 128 * 1024
 _RECEIVE_BUFFER_BYTES: Final = 8 * 1024 * 1024
 _DUMP_ATTEMPTS: Final = 20
+#: For want of what the kernel does not open a socket now, but may later.
+_SHORTAGES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 
 
 class Request(NamedTuple):
@@ -299,7 +301,10 @@ class NetlinkSocket:
         self._socket = self._opened(self.port_id)
 
     def _opened(self, port_id: int) -> socket.socket:
-        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, self._protocol)
+        try:
+            opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, self._protocol)
+        except OSError as error:
+            raise _unopened(error) from error
         try:
             opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
             opened.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
@@ -310,10 +315,17 @@ class NetlinkSocket:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _packed_time(self._timeout_seconds))
         except OSError as error:
             opened.close()
-            raise KernelRefused(
-                "opening a netlink socket (it needs CAP_NET_ADMIN)", error.errno or 0, error.strerror or str(error)
-            ) from error
+            raise _unopened(error) from error
         return opened
+
+
+def _unopened(error: OSError) -> TortieError:
+    """Return what to raise when a socket cannot be opened: a lack of descriptors or memory passes, all else stays."""
+    if error.errno in _SHORTAGES:
+        return KernelUnavailable(f"a netlink socket could not be opened: {error}; asking again later is safe")
+    return KernelRefused(
+        "opening a netlink socket (it needs CAP_NET_ADMIN)", error.errno or 0, error.strerror or str(error)
+    )
 
 
 def _packed_time(seconds: float) -> bytes:

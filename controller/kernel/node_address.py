@@ -38,10 +38,11 @@ class HostView(Protocol):
 def chosen(method: str, version: int, host: HostView) -> InterfaceAddress:
     """Return the host's address of this IP version that the method names; of several the first in the kernel's order.
 
-    Raises `RefusedError` that says what was looked for, what there is, and how to set it.
+    One past its preferred lifetime is not chosen: it goes soon. Raises `RefusedError` that says what was looked for,
+    what there is, and how to set it.
     """
     addresses = [candidate for candidate in host.addresses() if candidate.address.version == version]
-    usable = [candidate for candidate in addresses if candidate.scope_global]
+    usable = [candidate for candidate in addresses if candidate.scope_global and not candidate.deprecated]
     for candidate in _matching(method, version, host, usable):
         return candidate
     listed = ", ".join(f"{candidate.address} on {candidate.interface}" for candidate in usable) or "none"
