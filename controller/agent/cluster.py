@@ -22,7 +22,7 @@ from controller.ports import Changes, Entry, Snapshot
 from ipam.configuration import IpamConfiguration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Mapping
 
     from bgp.peering import Filter, PeerDefinition
     from controller.ports import Version
@@ -39,7 +39,8 @@ class Cluster:
 
     `pools` holds each pool with the version of its record; `configuration` is that of address management. `malformed`
     maps the key of a record that does not decode to the reason; it is reported, and what the record said before stays
-    good, so that a slip in one record ends no session and withdraws no route.
+    good, so that a slip in one record ends no session and withdraws no route. `unread` are those of the keys of which
+    nothing was ever known: they were malformed already when this agent started.
     """
 
     pools: Mapping[str, tuple[Pool, Version]] = field(default_factory=dict)
@@ -51,6 +52,7 @@ class Cluster:
     filters: Mapping[str, Filter] = field(default_factory=dict)
     drains: Mapping[str, Drain] = field(default_factory=dict)
     malformed: Mapping[str, str] = field(default_factory=dict)
+    unread: frozenset[str] = frozenset()
 
     @property
     def rules(self) -> Rules:
@@ -58,13 +60,13 @@ class Cluster:
         return Rules(self.pools, tuple(self.reservations.values()), self.configuration)
 
 
-def fold(cluster: Cluster, event: Snapshot | Changes) -> Cluster:
-    """Return the cluster after the event; a snapshot replaces everything known before."""
-    if isinstance(event, Snapshot):
-        news = _News(event.entries, frozenset(), {})
-        cluster = Cluster()
-    else:
-        news = _News(event.written, event.deleted, dict(cluster.malformed))
+def fold(cluster: Cluster | None, event: Snapshot | Changes) -> Cluster:
+    """Return the cluster after the event, None being nothing known yet.
+
+    A snapshot says all there is: of what was known before, that stays whose record is malformed now.
+    """
+    news = _News(event, cluster)
+    cluster = cluster or Cluster()
     return Cluster(
         pools=news.named(keys.POOLS, cluster.pools, _decode_pool),
         nodes=news.named(keys.NODES, cluster.nodes, _of_value(decode_node)),
@@ -77,20 +79,32 @@ def fold(cluster: Cluster, event: Snapshot | Changes) -> Cluster:
         filters=news.named(keys.FILTERS, cluster.filters, _of_value(decode_filter)),
         drains=news.named(keys.DRAINS, cluster.drains, _of_value(decode_drain)),
         malformed=news.malformed,
+        unread=news.unread,  # last: only now all that is malformed is known
     )
 
 
 class _News:
     """What was written and deleted, taken in kind by kind; `malformed` collects what does not decode."""
 
-    def __init__(self, written: Mapping[str, Entry], deleted: Collection[str], malformed: dict[str, str]) -> None:
-        self._written = written
-        self._deleted = deleted
-        self.malformed = {key: reason for key, reason in malformed.items() if key not in deleted and key not in written}
+    def __init__(self, event: Snapshot | Changes, cluster: Cluster | None) -> None:
+        self._is_whole = isinstance(event, Snapshot)
+        self._written = event.entries if isinstance(event, Snapshot) else event.written
+        self._deleted = frozenset() if isinstance(event, Snapshot) else event.deleted
+        self._unread_before = None if cluster is None else cluster.unread
+        before = {} if cluster is None else cluster.malformed
+        self.malformed = {
+            key: reason for key, reason in before.items() if not self._is_gone(key) and key not in self._written
+        }
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """Those of `malformed` of which nothing was ever known."""
+        malformed = frozenset(self.malformed)
+        return malformed if self._unread_before is None else malformed & self._unread_before
 
     def named(self, prefix: str, known: Mapping[str, T], decode: Callable[[str, Entry], T]) -> Mapping[str, T]:
         """Return the records below a prefix by name, those known before included."""
-        found = {name: value for name, value in known.items() if prefix + name not in self._deleted}
+        found = {name: value for name, value in known.items() if not self._is_gone(prefix + name)}
         for key, entry in self._written.items():
             if key.startswith(prefix):
                 value = self._decoded(key, entry, decode)
@@ -100,17 +114,21 @@ class _News:
 
     def single(self, key: str, known: T, decode: Callable[[str, bytes], T]) -> T | None:
         """Return the one record under a key; None if it was deleted."""
-        if key in self._deleted:
+        if self._is_gone(key):
             return None
         entry = self._written.get(key)
         found = None if entry is None else self._decoded(key, entry, _of_value(decode))
         return known if found is None else found
 
+    def _is_gone(self, key: str) -> bool:
+        return key not in self._written if self._is_whole else key in self._deleted
+
     def _decoded(self, key: str, entry: Entry, decode: Callable[[str, Entry], T]) -> T | None:
         try:
             return decode(key, entry)
         except MalformedRecord as error:
-            log.warning("record is malformed; what it said before stays", extra={"key": key, "reason": str(error)})
+            known = "nothing is known of it" if self._unread_before is None else "what it said before stays"
+            log.warning("record is malformed", extra={"key": key, "reason": str(error), "known": known})
             self.malformed[key] = str(error)
             return None
 

@@ -184,6 +184,8 @@ class Composition:
             holders=self.assigner.holders(),
             pool_count=len(cluster.pools),
             malformed={**cluster.malformed, **self._unreadable_blocks()},
+            unread=cluster.unread,
+            leaves_speaker=self.routing.leaves_speaker,
         )
 
     def known(self) -> Known:

@@ -11,6 +11,7 @@ from bgp.peering import peering
 from bgp.prefixes import PrefixSet
 from bgp.topology import Router
 from controller.agent.selection import Grounds, Selection
+from controller.datamodel import keys
 from controller.reconcile.desired import block_routes
 from controller.reconcile.difference import DesiredRoutes, Sweep
 from ipam.errors import InvalidSelector
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from ipam.address import IPAddress, IPNetwork
 
 
+#: The keys, or how they begin, of the records that sessions and the use of learned routes rest on.
+_ROUTING_RECORDS: Final = (keys.POOLS, keys.NODES, keys.PEERS, keys.FILTERS, keys.BGP_CONFIGURATION)
 #: How many prefixes are named of those that a rule refused.
 _EXAMPLES: Final = 5
 
@@ -50,7 +53,8 @@ class Knowledge:
     `own_blocks` are also those of which nothing but the owner is known; what the kernel has for addresses of `unread`
     blocks may be right, and is left alone.
     `peers` are those configured, and `route_count_by_peer` says how much each announced. `learned` maps each prefix to
-    all routes for it; `settled` says whether what is not among them is really gone.
+    all routes for it; `settled` says whether what is not among them is really gone. `speaking` are the peers that the
+    speaker was heard to have a session with, None before it was heard.
     """
 
     node: Node
@@ -64,6 +68,7 @@ class Knowledge:
     settled: bool
     drain: DrainPhase
     unread: tuple[IPNetwork, ...] = ()
+    speaking: frozenset[IPAddress] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,8 @@ class RejectedRoutes:
 class Decision:
     """What follows: the kernel's routes, what is announced, and what was left out and why.
 
-    `drain` is how far the node was with its drain.
+    `drain` is how far the node was with its drain. `leaves_speaker` says that a speaker which goes on as it was before
+    the agent started is better off: records cannot be read, and without them it would lose what may well be wanted.
     """
 
     routes: DesiredRoutes
@@ -89,6 +95,7 @@ class Decision:
     rejected: tuple[RejectedRoutes, ...]
     unresolved: tuple[Unresolved, ...]
     drain: DrainPhase = DrainPhase.NONE
+    leaves_speaker: bool = False
 
 
 def peers_of(node: Node, cluster: Cluster, times: SessionTimes) -> Peering:
@@ -123,13 +130,40 @@ def decide(known: Knowledge, selection: Selection | None = None) -> Decision:
     learned_count = len(routes)
     routes |= block_routes(known.own_blocks)
     routes |= known.workloads.routes
+    announced = _announced(known)
+    may_sweep_all = known.settled and not _unread(known.cluster)
     return Decision(
-        routes=DesiredRoutes(routes, Sweep.EVERYTHING if known.settled else Sweep.LOCAL, spared=known.unread),
-        announcements=_announced(known),
+        routes=DesiredRoutes(routes, Sweep.EVERYTHING if may_sweep_all else Sweep.LOCAL, spared=known.unread),
+        announcements=announced,
         learned_count=learned_count,
         rejected=_rejected(chosen),
         unresolved=chosen.unresolved(),
         drain=known.drain,
+        leaves_speaker=_leaves_speaker(known, announced),
+    )
+
+
+def _unread(cluster: Cluster) -> list[str]:
+    """Return the keys of unread records that sessions and the use of learned routes rest on."""
+    return [key for key in cluster.unread if key.startswith(_ROUTING_RECORDS)]
+
+
+def _leaves_speaker(known: Knowledge, announced: tuple[Announcement, ...]) -> bool:
+    """Say whether to tell the speaker what is known could end what unread records ask for.
+
+    That is a session of which nothing is known here (its peer, the peer's filter or the node cannot be read), or what
+    an unread pool asks of the announcements inside it. Whether there is a mesh or a drain must be known at all.
+    """
+    unread, is_drain_unread = _unread(known.cluster), keys.drain(known.node.name) in known.cluster.unread
+    if not unread and not is_drain_unread:
+        return False
+    if known.speaking is None or is_drain_unread or keys.BGP_CONFIGURATION in unread:
+        return True
+    if not known.speaking <= {peer.address for peer in known.peers}:
+        return True
+    pools = PrefixSet(pool.cidr for pool, _ in known.cluster.pools.values())
+    return any(key.startswith(keys.POOLS) for key in unread) and not all(
+        pools.covers(each.prefix) for each in announced
     )
 
 

@@ -10,7 +10,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from bgp.events import SpeakerLost
+from bgp.events import SessionUp, SpeakerLost, SpeakerSnapshot
 from bgp.peering import Peering
 from bgp.rib import AdjRibIn
 from controller.agent.decision import DrainPhase, Knowledge, decide, peers_of
@@ -77,6 +77,14 @@ class Routing:
         self.peering = Peering(())
         self.decision: Decision | None = None
         self.speaker_lost: str | None = "not connected yet"
+        # The peers that had a session when the speaker was first heard, or came up since; None before that.
+        self._speaking: frozenset[IPAddress] | None = None
+        self._has_told_speaker = False
+
+    @property
+    def leaves_speaker(self) -> bool:
+        """Whether the speaker goes on as it was before the agent started, because records cannot be read."""
+        return self.decision is not None and self.decision.leaves_speaker and not self._has_told_speaker
 
     def mark(self) -> None:
         """Take note that something a decision rests on has changed."""
@@ -138,6 +146,10 @@ class Routing:
             self.speaker_lost = event.reason
         else:
             self.speaker_lost = None
+        if isinstance(event, SpeakerSnapshot):
+            self._speaking = event.established | (self._speaking or frozenset())
+        elif isinstance(event, SessionUp):
+            self._speaking = (self._speaking or frozenset()) | {event.peer}
         self._rib.feed(event, time.monotonic())
         self.mark()
 
@@ -164,7 +176,9 @@ class Routing:
         self._refusals.tell(self.decision.rejected, time.monotonic())
         # No await between reading and setting: an address wired in between would lose its route again.
         self._programmer.set(self.decision.routes)
-        await self._speaker.set(self.peering.peers, self.decision.announcements)
+        if not self.leaves_speaker:
+            self._has_told_speaker = True
+            await self._speaker.set(self.peering.peers, self.decision.announcements)
 
     def _announced_blocks(self) -> object:
         """Return what differs when something else is to be announced: own blocks, and the state of borrowed ones."""
@@ -184,6 +198,7 @@ class Routing:
             settled=self._rib.settled(time.monotonic()),
             drain=self._drain_phase(),
             unread=tuple(self._assigner.unread_blocks()),
+            speaking=self._speaking,
         )
 
     def _own_blocks(self) -> tuple[IPNetwork, ...]:

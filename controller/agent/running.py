@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 from controller.agent.addressing import find_node
-from controller.agent.cluster import Cluster, fold
+from controller.agent.cluster import fold
 from controller.agent.composition import Composition
 from controller.agent.consul_service import consul_service
 from controller.agent.metrics_instruments import Instruments
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import socket
     from pathlib import Path
 
+    from controller.agent.cluster import Cluster
     from controller.datamodel.records import Node
     from controller.ports import Store
     from controller.settings import Settings
@@ -134,7 +135,7 @@ class Agent:
     async def _watch_cluster(self) -> None:
         """Follow pools and nodes; what was known stays known while the store is away."""
         parts = self._parts
-        cluster = Cluster()
+        cluster: Cluster | None = None
         async for event in parts.store.watch(keys.CLUSTER):
             if isinstance(event, Interrupted):
                 log.warning("store is not reachable; everything stays as it is", extra={"reason": event.reason})
@@ -146,7 +147,10 @@ class Agent:
             parts.store_reason = parts.store_lost_at = None
             cluster = fold(cluster, event)
             parts.assigner.set_rules(cluster.rules)
-            parts.way_out.learn_pools(tuple(pool for pool, _ in cluster.pools.values()))
+            parts.way_out.learn_pools(
+                tuple(pool for pool, _ in cluster.pools.values()),
+                complete=not any(key.startswith(keys.POOLS) for key in cluster.unread),
+            )
             await self._assigning.wait()
             parts.routing.learn_cluster(cluster)
             parts.collector.learn_cluster(cluster)

@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 _DRAIN_WORD: Final = {DrainPhase.NONE: "", DrainPhase.ASKING: "draining", DrainPhase.WITHDRAWN: "drained"}
 
 
+_SPEAKER_IS_LEFT: Final = (
+    "BGP sessions and announcements stay as they were before the agent started: with records that cannot be read, it "
+    "cannot tell which of them to end; write those anew, or remove them with tortiectl delete record"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Observed:
     """What the parts of the agent know at one moment.
@@ -42,7 +48,8 @@ class Observed:
     `malformed` maps the key of each record that does not decode to the reason, which names the key.
     `store_reason` and `speaker_reason` are None while connected, `decision` is None before the first one, and
     `complaints` are sentences about what has failed and is tried again. `peer_names` are the names of nodes and of
-    defined peers, `peer_problems` the reasons why defined peers make no session, by their names.
+    defined peers, `peer_problems` the reasons why defined peers make no session, by their names. `unread` are the keys
+    among `malformed` of which nothing is known, and `leaves_speaker` says that the speaker is left as it was for them.
     """
 
     node: Node
@@ -63,6 +70,8 @@ class Observed:
     malformed: Mapping[str, str]
     foreign_routes: tuple[ForeignRoute, ...] = ()
     peer_problems: Mapping[str, str] = field(default_factory=dict)
+    unread: frozenset[str] = frozenset()
+    leaves_speaker: bool = False
 
 
 def status_of(observed: Observed) -> Status:
@@ -124,7 +133,13 @@ def standing_problems(observed: Observed) -> tuple[str, ...]:
 
 def _problems_of_records(observed: Observed) -> list[str]:
     return [
-        *(f"{reason}; what it said before stays until it is written anew" for reason in observed.malformed.values()),
+        *(
+            f"{reason}; "
+            + ("nothing is known of it" if key in observed.unread else "what it said before stays")
+            + " until it is written anew"
+            for key, reason in observed.malformed.items()
+        ),
+        *([_SPEAKER_IS_LEFT] if observed.leaves_speaker else ()),
         *(f"bgppeer {name} has no session: {reason}" for name, reason in observed.peer_problems.items()),
     ]
 

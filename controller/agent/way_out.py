@@ -49,12 +49,13 @@ class WayOut:
         self._open_forwarding = open_forwarding
         self._complaints = complaints
         self._pools: tuple[Pool, ...] | None = None
+        self._is_complete = True
         self._dirty = asyncio.Event()
 
-    def learn_pools(self, pools: tuple[Pool, ...]) -> None:
-        """Take in the pools as of now."""
-        if pools != self._pools:
-            self._pools = pools
+    def learn_pools(self, pools: tuple[Pool, ...], *, complete: bool = True) -> None:
+        """Take in the pools as of now; unless they are complete, a table that is there already stays as it is."""
+        if (pools, complete) != (self._pools, self._is_complete):
+            self._pools, self._is_complete = pools, complete
             self._dirty.set()
 
     async def run(self) -> None:
@@ -79,7 +80,9 @@ class WayOut:
         return all(done)
 
     async def _write(self, pools: tuple[Pool, ...]) -> None:
-        await self._table.set(table_body(pools, HOST_LINK_PREFIX, await self._table.read()))
+        present = await self._table.read()
+        if self._is_complete or not present:
+            await self._table.set(table_body(pools, HOST_LINK_PREFIX, present))
 
     async def _try(self, what: str, work: Awaitable[None]) -> bool:
         try:

@@ -162,6 +162,11 @@ def health(lab: Lab) -> tuple[int, dict[str, Any]]:
         connection.close()
 
 
+def complaints(lab: Lab) -> str:
+    """Return all problems that h1's agent tells of, none while it does not answer."""
+    return "\n".join(health(lab)[1].get("problems", ()))
+
+
 @contextlib.contextmanager
 def kernel_routes(lab: Lab) -> Iterator[KernelFib]:
     """Yield a view of h1's routes that takes no time to look."""
@@ -306,6 +311,33 @@ def test_a_block_that_cannot_be_read_at_the_start_is_left_as_it_is(
         wait_until(lambda: lab.status().healthy, "the lab is well again")
     assert flow.lost() == []
     assert routes(lab) == before
+
+
+def test_a_pool_and_a_configuration_that_cannot_be_read_at_the_start_end_nothing(
+    lab: Lab,
+    tmp_path: Path,
+    start_flow: Callable[[Lab, str, str], Flow],
+    write_records: Callable[[Lab, Mapping[str, bytes | None]], None],
+) -> None:
+    """They were damaged while the agent was away: routes and sessions stay, the operator is told, and may mend them."""
+    [(pool, whole)] = records(lab, keys.POOLS)
+    before, beyond, since = routes(lab), routes(lab, "h2"), sessions(lab, "h2")
+    [workload] = lab.layout().host("h2").workloads
+    [client] = lab.layout().host("h1").workloads
+    flow = start_flow(lab, client.name, str(workload.addresses[0]))
+    with recorded_routes(lab, tmp_path / "monitor") as deletions:
+        lab.stop("h1/agent")
+        write_records(lab, {pool: b"?", keys.BGP_CONFIGURATION: b"?"})
+        lab.start("h1/agent")
+        wait_until(lambda: "nothing is known of it" in complaints(lab), "the records are told of")
+        wait_until(lambda: agent_status(sockets(lab)[0]).speaker_connected, "the speaker is heard")
+        assert "BGP sessions and announcements stay as they were" in complaints(lab)
+        assert routes(lab) == before
+        write_records(lab, {pool: whole, keys.BGP_CONFIGURATION: None})
+        wait_until(lambda: lab.status().healthy and not complaints(lab), "the lab is well again")
+        assert deletions() == []
+    assert flow.lost() == []
+    assert (routes(lab), routes(lab, "h2"), sessions(lab, "h2")) == (before, beyond, since)
 
 
 def test_the_nodes_own_record_comes_back(lab: Lab) -> None:

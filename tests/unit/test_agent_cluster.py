@@ -7,8 +7,10 @@ from ipaddress import IPv4Address, ip_network
 
 import pytest
 
+from bgp.configuration import BgpConfiguration
 from controller.agent.cluster import Cluster, fold
 from controller.datamodel import keys
+from controller.datamodel.bgp_records import encode_bgp_configuration
 from controller.datamodel.records import Node, encode_node, encode_pool
 from controller.ports import Changes, Entry, Snapshot, Version
 from ipam.pool import Pool
@@ -44,6 +46,33 @@ def test_a_snapshot_says_all_there_is(known: Cluster) -> None:
 def test_a_snapshot_replaces_what_was_known(known: Cluster) -> None:
     """After an outage nothing stays of which the store knows nothing."""
     assert fold(known, Snapshot(node_entry(OTHER))) == Cluster(nodes={"n2": OTHER})
+
+
+def test_a_snapshot_in_a_running_agent_takes_no_malformed_record_away() -> None:
+    """A store that was restored says all anew: a record that is bad there counts as it did before, of every kind."""
+    bgp = {keys.BGP_CONFIGURATION: Entry(encode_bgp_configuration(BgpConfiguration(mesh=False)), Version(1))}
+    known = fold(None, Snapshot({**pool_entry(), **node_entry(), **node_entry(OTHER), **bgp}))
+    bad = dict.fromkeys((keys.pool("web"), keys.node("n1"), keys.BGP_CONFIGURATION), Entry(b"?", Version(7)))
+    folded = fold(known, Snapshot(bad))
+    assert (folded.pools, folded.nodes, folded.bgp_configuration.mesh) == (known.pools, {"n1": NODE}, False)
+    assert folded.malformed.keys() == bad.keys()
+    assert not folded.unread
+
+
+def test_what_is_malformed_from_the_start_is_unread_until_it_is_mended_or_gone() -> None:
+    """Nobody can tell what it said; one that becomes malformed later was known, if only not to be there."""
+    first, second, third = keys.pool("web"), keys.peer("reflector"), keys.node("n3")
+    bad = Entry(b"?", Version(1))
+    cluster = fold(None, Snapshot({first: bad, second: bad, **node_entry()}))
+    assert cluster.unread == {first, second}
+    cluster = fold(cluster, Changes({third: bad, first: Entry(b"!", Version(2))}, frozenset()))
+    assert cluster.unread == {first, second}
+    assert cluster.malformed.keys() == {first, second, third}
+    cluster = fold(cluster, Snapshot({first: bad, second: bad, third: bad}))
+    assert cluster.unread == {first, second}
+    cluster = fold(cluster, Changes(pool_entry(), frozenset()))
+    assert cluster.unread == {second}
+    assert not fold(cluster, Changes({}, frozenset({second}))).unread
 
 
 def test_changes_write_and_delete_what_they_name(known: Cluster) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from bgp.configuration import BgpConfiguration
 from bgp.filter import Action, Rule
@@ -17,6 +19,7 @@ from bgp.route import Announcement, LearnedRoute
 from controller.agent.cluster import Cluster
 from controller.agent.decision import Decision, DrainPhase, Knowledge, RejectedRoutes, decide, peers_of
 from controller.agent.workloads import Workloads
+from controller.datamodel import keys
 from controller.datamodel.records import Node
 from controller.ports import InterfaceAddress, KernelRoute, NextHop, RouteKind, Version
 from controller.reconcile.desired import Unresolved, host_prefix, workload_routes
@@ -31,6 +34,7 @@ THERE = Node("there", 64512, IPv4Address("192.0.2.2"), IPv6Address("2001:db8::2"
 AWAY = Node("away", 64513, IPv4Address("192.0.2.3"), None)
 POOLS = (Pool("four", ip_network("10.0.0.0/16"), 26), Pool("six", ip_network("fd00::/64"), 122))
 OWN = (ip_network("10.0.0.0/26"), ip_network("fd00::/122"))
+THERE_PEER = Peer(ip_address("192.0.2.2"), ip_address("192.0.2.1"), 64512, 64512, "192.0.2.1")
 UPLINK = tuple(
     InterfaceAddress("eth0", 2, ip_address(address), ip_network(network), scope_global=True)
     for address, network in (("192.0.2.1", "192.0.2.0/24"), ("2001:db8::1", "2001:db8::/64"))
@@ -377,3 +381,50 @@ def test_routes_of_a_block_that_cannot_be_read_are_spared() -> None:
     known = replace(knowledge(), unread=OWN[:1])
     assert decide(known).routes.spared == OWN[:1]
     assert decide(knowledge()).routes.spared == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "sweep"),
+    [
+        (keys.pool("web"), Sweep.LOCAL),
+        (keys.node("away"), Sweep.LOCAL),
+        (keys.peer("reflector"), Sweep.LOCAL),
+        (keys.filter_rules("mine"), Sweep.LOCAL),
+        (keys.BGP_CONFIGURATION, Sweep.LOCAL),
+        (keys.drain("here"), Sweep.EVERYTHING),
+        (keys.reservation("gateways"), Sweep.EVERYTHING),
+        (keys.IPAM_CONFIGURATION, Sweep.EVERYTHING),
+    ],
+)
+def test_what_was_never_read_may_want_what_the_kernel_has(key: str, sweep: Sweep) -> None:
+    """Learned routes stay if such a record could be why they are there."""
+    assert decide(with_unread(key)).routes.sweep is sweep
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "leaves"),
+    [
+        (keys.peer("r1"), {}, False),  # some other node's peer: no session would end
+        (keys.peer("r1"), {"speaking": frozenset({ip_address("192.0.2.9")})}, True),
+        (keys.filter_rules("mine"), {"speaking": frozenset({ip_address("192.0.2.9")})}, True),
+        (keys.peer("r1"), {"speaking": None}, True),
+        (keys.BGP_CONFIGURATION, {}, True),
+        (keys.drain("here"), {}, True),
+        (keys.drain("there"), {}, False),
+        (keys.pool("seven"), {}, False),  # of no block here
+        (keys.pool("seven"), {"own_blocks": (ip_network("10.7.0.0/26"),)}, True),
+        (keys.reservation("gateways"), {"speaking": frozenset({ip_address("192.0.2.9")})}, False),
+    ],
+)
+def test_the_speaker_is_left_alone_where_unread_records_may_want_what_it_does(
+    key: str, change: dict[str, Any], *, leaves: bool
+) -> None:
+    """That is: a session whose peer is not known here, and announcements for which an unread pool has rules."""
+    known = replace(with_unread(key), **{"speaking": frozenset({THERE_PEER.address}), **change})
+    assert decide(known).leaves_speaker is leaves
+
+
+def with_unread(key: str) -> Knowledge:
+    """Return what a node knows that has a session with THERE and an unread record."""
+    known = knowledge(peers=(THERE_PEER,))
+    return replace(known, cluster=replace(known.cluster, unread=frozenset({key})), speaking=frozenset())

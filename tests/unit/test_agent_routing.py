@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import TYPE_CHECKING, cast
 
@@ -14,6 +15,7 @@ from bgp.peering import SessionTimes
 from bgp.route import LearnedRoute
 from controller.agent.cluster import Cluster
 from controller.agent.routing import Routing
+from controller.datamodel import keys
 from controller.datamodel.records import Node
 from controller.ports import InterfaceAddress, Version
 from controller.reconcile.desired import workload_route
@@ -247,6 +249,42 @@ async def test_routes_of_others_are_swept_once_all_peers_have_spoken(routing: Ro
     routing.learn_event(EndOfRib(peer, 6))
     await routing.iterate()
     assert host.desired[-1].sweep is Sweep.EVERYTHING
+
+
+async def test_a_peer_that_cannot_be_read_at_the_start_keeps_its_session(routing: Routing, host: Host) -> None:
+    """The speaker is told nothing until the record is mended, its routes stay in the kernel; then all is as ever."""
+    routing.learn_interfaces(UPLINK)
+    routing.learn_cluster(replace(CLUSTER, nodes={"here": HERE}, unread=frozenset({keys.node("there")})))
+    await routing.iterate()
+    assert host.told == []  # what the speaker does is not even known
+    routing.learn_event(LEARNED)
+    await routing.iterate()
+    assert (host.told, routing.leaves_speaker) == ([], True)
+    assert {desired.sweep for desired in host.desired} == {Sweep.LOCAL}
+    routing.learn_cluster(CLUSTER)
+    await routing.iterate()
+    assert (host.told[-1][0], routing.leaves_speaker) == (frozenset(THERE.addresses), False)
+    assert host.desired[-1].sweep is Sweep.EVERYTHING
+
+
+async def test_a_session_that_comes_up_later_is_left_as_well(routing: Routing, host: Host) -> None:
+    """So is one that ended meanwhile: its peer may come back."""
+    routing.learn_cluster(replace(CLUSTER, nodes={"here": HERE}, unread=frozenset({keys.node("there")})))
+    routing.learn_event(SessionUp(THERE.addresses[0]))
+    routing.learn_event(SessionDown(THERE.addresses[0], "killed"))
+    await routing.iterate()
+    assert host.told == []
+
+
+async def test_what_the_speaker_was_told_once_it_is_told_again(routing: Routing, host: Host) -> None:
+    """An unread record that ends no session holds up nothing, and from then on every change is a decision."""
+    unread = frozenset({keys.peer("elsewhere")})
+    routing.learn_event(LEARNED)
+    routing.learn_cluster(replace(CLUSTER, unread=unread))
+    await routing.iterate()
+    routing.learn_cluster(replace(CLUSTER, nodes={"here": HERE}, unread=unread))
+    await routing.iterate()
+    assert [peers for peers, _ in host.told] == [frozenset(THERE.addresses), frozenset()]
 
 
 async def test_a_lost_speaker_takes_no_route_with_it(routing: Routing, host: Host) -> None:

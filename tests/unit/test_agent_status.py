@@ -108,6 +108,14 @@ def test_what_does_not_stop_a_workload_is_a_problem_all_the_same(well: Observed)
     assert status.routes.failures == (RouteProblem("10.0.1.0/26", "network is unreachable"),)
 
 
+def test_of_what_was_never_read_nothing_is_known(well: Observed) -> None:
+    """It is not said to go on as it was; that the speaker does because of it is said once."""
+    observed = replace(well, malformed={"peers/r1": "cannot be read"}, unread=frozenset({"peers/r1"}))
+    assert status_of(observed).problems == ("cannot be read; nothing is known of it until it is written anew",)
+    _, problem = status_of(replace(observed, leaves_speaker=True)).problems
+    assert "BGP sessions and announcements stay as they were" in problem
+
+
 def test_what_is_tried_again_is_told_unless_the_store_explains_it(well: Observed) -> None:
     """A node that may not write its record would otherwise wait for peers in silence."""
     denied = replace(well, complaints=("node could not be registered yet: permission denied",))

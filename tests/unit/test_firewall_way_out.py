@@ -115,6 +115,19 @@ async def test_pools_that_change_are_applied_at_once_and_those_that_do_not_are_n
     assert packet_filter.opened == [{4}, {4, 6}]
 
 
+async def test_with_pools_that_are_not_known_a_table_stays_as_it_is(packet_filter: Filter, way_out: WayOut) -> None:
+    """Without those it would masquerade too little and too much; where nothing is yet, it does what it can."""
+    way_out.learn_pools((WEB,), complete=False)
+    await way_out.apply()
+    assert packet_filter.body == table_body((WEB,), "tor")
+    packet_filter.body = before = table_body((WEB, WEB6), "tor")
+    await way_out.apply()
+    assert packet_filter.body == before
+    way_out.learn_pools((WEB,))
+    await way_out.apply()
+    assert packet_filter.body != before
+
+
 async def test_the_table_is_looked_at_again_without_a_hint(
     way_out: WayOut, packet_filter: Filter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
