@@ -72,9 +72,9 @@ class KernelConnections:
         try:
             entries = self._socket.dump_as(_GET, head, lambda bodies: list(_entries_of(bodies, packed)))
         except KernelRefused as error:
+            self._do_without(error)
             self._socket.close()
             self._socket = None
-            self._do_without(error)
             return 0
         refusals = self._socket.exchange(Request(_DELETE, 0, head + entry) for entry in entries)
         for refusal in refusals:
@@ -83,6 +83,7 @@ class KernelConnections:
         return len(entries) - len(refusals)
 
     def _do_without(self, error: KernelRefused) -> None:
+        """Say that there is no such table; raises the error if it means anything else."""
         if error.error_number not in _NOT_THERE:
             raise error
         log.warning("this kernel has no table of connections; none is flushed", extra={"reason": str(error)})

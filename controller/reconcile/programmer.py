@@ -49,6 +49,8 @@ _LONGEST_REST_SECONDS: Final = 2.0
 #: Flushing connections reads all there are, and is followed by a rest so many times as long, within a bound.
 _FLUSHING_RESTS: Final = 20
 _LONGEST_FLUSHING_REST_SECONDS: Final = 0.25
+#: One that failed is followed by a longer one: the next pass asks for it again, and passes may be many.
+_FAILED_FLUSH_REST_SECONDS: Final = 5.0
 
 
 class RouteProgrammer:
@@ -228,7 +230,9 @@ class RouteProgrammer:
         try:
             count = connections.flush(moved)
         except TortieError as error:
+            self.table.return_moved(moved)  # for the next flush: their connections are still there
             log.warning("connections could not be flushed", extra={"addresses": len(moved), "reason": str(error)})
+            self._closing.wait(_FAILED_FLUSH_REST_SECONDS)
             return
         log.debug("connections flushed", extra={"addresses": len(moved), "connections": count})
         rest_seconds = _FLUSHING_RESTS * (time.monotonic() - started)

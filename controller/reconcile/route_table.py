@@ -93,6 +93,11 @@ class RouteTable:
             moved, self._moved = self._moved, set()
         return moved
 
+    def return_moved(self, addresses: set[IPAddress]) -> None:
+        """Have `take_moved` return these once more."""
+        with self._lock:
+            self._moved |= addresses
+
     def add(self, routes: Collection[KernelRoute]) -> list[RouteFailure]:
         """Write these routes now, without looking at anything else, and return what failed."""
         prefixes = {route.prefix for route in routes}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import subprocess
@@ -103,3 +104,27 @@ def test_a_kernel_without_the_table_is_said_once(
         assert connections.flush({ip_address("198.51.100.8")}) == 0
         assert connections.flush({ip_address("198.51.100.8")}) == 0
     assert [record.message for record in caplog.records] == ["this kernel has no table of connections; none is flushed"]
+
+
+def test_a_refusal_that_passes_ends_nothing(connections: KernelConnections) -> None:
+    """A kernel short of memory says no once; the table is there, and the next flush finds it."""
+    whole = connections._socket
+    assert whole is not None
+
+    class Short(NetlinkSocket):
+        """Answers as a kernel does that has no memory left."""
+
+        def dump_as(self, kind: int, body: bytes, convert: object) -> list[bytes]:  # type: ignore[override]  # a fake
+            raise KernelRefused(f"dump of type {kind}, {len(body)} bytes, {convert}", errno.ENOMEM, "no memory")
+
+    talk_to("198.51.100.8")
+    short = Short()
+    connections._socket = short
+    try:
+        with pytest.raises(KernelRefused, match="no memory"):
+            connections.flush({ip_address("198.51.100.8")})
+        assert connections._socket is short
+    finally:
+        connections._socket = whole
+        short.close()
+    assert connections.flush({ip_address("198.51.100.8")}) >= 1

@@ -85,9 +85,14 @@ class FakeConnections:
 
     def __init__(self) -> None:
         self.flushed: list[IPAddress] = []
+        self.failures: list[KernelUnavailable] = []
+        self.failed = threading.Event()
 
     def flush(self, addresses: Collection[IPAddress]) -> int:
-        """Take note."""
+        """Take note, unless it is to fail."""
+        if self.failures:
+            self.failed.set()
+            raise self.failures.pop()
         self.flushed += sorted(addresses, key=int)
         return len(addresses)
 
@@ -455,6 +460,22 @@ async def test_connections_of_a_moved_address_are_flushed(fib: FakeFib) -> None:
     finally:
         programmer.close()  # ends once everything is flushed
     assert connections.flushed == [ip_address(f"10.0.0.{number}") for number in (2, 3, 5)]
+
+
+async def test_a_flush_that_failed_is_made_up_for(fib: FakeFib, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its addresses are flushed together with the next that move."""
+    monkeypatch.setattr("controller.reconcile.programmer._FAILED_FLUSH_REST_SECONDS", 0)
+    connections = FakeConnections()
+    connections.failures = [KernelUnavailable("no answer")]
+    programmer = RouteProgrammer(fib, connections=connections)
+    try:
+        for left in ((1, 2, 3), (1, 2), (1,)):
+            programmer.set(desired(*left))
+            await programmer.iterate()
+            assert left == (1, 2, 3) or await asyncio.to_thread(connections.failed.wait, 10)
+    finally:
+        programmer.close()
+    assert sorted(connections.flushed, key=int) == [ip_address("10.0.0.2"), ip_address("10.0.0.3")]
 
 
 async def test_connections_of_an_address_that_left_with_its_link_are_flushed(fib: FakeFib) -> None:
