@@ -36,10 +36,11 @@ class StoreStatus:
 
 @dataclass(frozen=True, slots=True)
 class RouteProblem:
-    """A route that could not be programmed, and why."""
+    """How many routes the kernel refused with one errno, why, and the first prefixes of them."""
 
-    prefix: str
     reason: str
+    count: int
+    examples: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

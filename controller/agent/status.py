@@ -18,9 +18,10 @@ from controller.agent.api import (
     WorkloadStatus,
 )
 from controller.agent.decision import DrainPhase
+from controller.reconcile.failures import EXAMPLES, by_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from bgp.events import SessionStatus
     from bgp.peer import Peer
@@ -110,18 +111,13 @@ def _problems(observed: Observed) -> tuple[str, ...]:
     if observed.speaker_reason is not None:
         problems.append(f"the BGP sidecar is not connected: {observed.speaker_reason}; learned routes stay as they are")
     problems += _problems_of_records(observed)
-    problems += [f"route {prefix}: {failure.reason}" for prefix, failure in observed.route_failures.items()]
     problems += [
-        f"route {route.prefix} of protocol {route.protocol} leads out of a workload's link (number {route.link_index}) "
-        "and is not ours; it is left alone"
-        for route in observed.foreign_routes
+        f"{_named(refused.examples, refused.count)}: {refused.reason}"
+        for refused in by_error(observed.route_failures.values())
     ]
+    problems += _problems_of_foreign_routes(observed)
     problems += _problems_of_addresses(observed)
-    if observed.decision is not None:
-        problems += [
-            f"{missing.prefix} has next hop {missing.next_hop}, which lies in no subnet of this host's interfaces"
-            for missing in observed.decision.unresolved
-        ]
+    problems += _problems_of_next_hops(observed)
     return tuple(problems)
 
 
@@ -151,11 +147,40 @@ def _problems_of_addresses(observed: Observed) -> list[str]:
     ]
 
 
+def _problems_of_foreign_routes(observed: Observed) -> list[str]:
+    found: dict[tuple[int, int], list[IPNetwork]] = {}
+    for route in observed.foreign_routes:
+        found.setdefault((route.protocol, route.link_index), []).append(route.prefix)
+    return [
+        f"{_named(prefixes, len(prefixes))}, of protocol {protocol}, out of a workload's link (number {link}): "
+        "not ours, and left alone"
+        for (protocol, link), prefixes in found.items()
+    ]
+
+
+def _problems_of_next_hops(observed: Observed) -> list[str]:
+    found: dict[IPAddress, list[IPNetwork]] = {}
+    for missing in () if observed.decision is None else observed.decision.unresolved:
+        found.setdefault(missing.next_hop, []).append(missing.prefix)
+    return [
+        f"{_named(prefixes, len(prefixes))}: the next hop {next_hop} lies in no subnet of this host's interfaces"
+        for next_hop, prefixes in found.items()
+    ]
+
+
+def _named(prefixes: Sequence[IPNetwork], count: int) -> str:
+    """Return words for so many routes, of which some prefixes are given."""
+    if count == 1:
+        return f"route {prefixes[0]}"
+    listed = ", ".join(map(str, prefixes[:EXAMPLES]))
+    return f"{count} routes ({listed}{', ...' if count > EXAMPLES else ''})"
+
+
 def _routes(observed: Observed) -> RoutesStatus:
     count = 0 if observed.decision is None else len(observed.decision.routes.routes)
     failures = tuple(
-        RouteProblem(str(prefix), failure.reason)
-        for prefix, failure in sorted(observed.route_failures.items(), key=str)
+        RouteProblem(refused.reason, refused.count, tuple(map(str, refused.examples)))
+        for refused in by_error(observed.route_failures.values())
     )
     return RoutesStatus(observed.routes_in_sync, count, failures)
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from controller.ports import KernelRoute, RouteKind
 from controller.reconcile.difference import is_same, to_remove, to_write
+from controller.reconcile.failures import by_error
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -354,21 +355,18 @@ class RouteTable:
             found.update(map(id, portion))
         return found
 
-    def _report(self, settled: Collection[IPNetwork], failures: Iterable[RouteFailure]) -> None:
+    def _report(self, settled: Collection[IPNetwork], failures: Collection[RouteFailure]) -> None:
         """Replace what is known of these prefixes; log each failure once, when new, however often it is tried again."""
         known = self.failure_by_prefix
         now = {prefix: failure for prefix, failure in known.items() if prefix not in settled}
-        for failure in failures:
-            now[failure.prefix] = failure
-            if known.get(failure.prefix) != failure:
-                # A link that just went takes its route along before it is known to be gone.
-                level = logging.DEBUG if failure.error_number == errno.ENODEV else logging.WARNING
-                log.log(
-                    level,
-                    "the kernel refused a route",
-                    extra={"prefix": str(failure.prefix), "reason": failure.reason},
-                )
+        now |= {failure.prefix: failure for failure in failures}
         self.failure_by_prefix = now
+        for refused in by_error(failure for failure in failures if known.get(failure.prefix) != failure):
+            # A link that just went takes its route along before it is known to be gone.
+            level = logging.DEBUG if refused.error_number == errno.ENODEV else logging.WARNING
+            examples = [str(prefix) for prefix in refused.examples]
+            fields = {"reason": refused.reason, "count": refused.count, "examples": examples}
+            log.log(level, "the kernel refused routes", extra=fields)
 
 
 def _hosts(prefixes: Iterable[IPNetwork]) -> set[IPAddress]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
 
 import pytest
 
@@ -101,11 +101,41 @@ def test_what_does_not_stop_a_workload_is_a_problem_all_the_same(well: Observed)
         "the BGP sidecar is not connected: bgp.sock: no such file; learned routes stay as they are",
         "record pools/web in the store cannot be read: no JSON; what it said before stays until it is written anew",
         "route 10.0.1.0/26: network is unreachable",
-        "route 10.0.1.0/26 of protocol 3 leads out of a workload's link (number 7) and is not ours; it is left alone",
+        "route 10.0.1.0/26, of protocol 3, out of a workload's link (number 7): not ours, and left alone",
         "address 192.0.2.1 of this node is on no interface; restart the agent if the host was given another one",
-        "10.0.1.0/26 has next hop 198.51.100.9, which lies in no subnet of this host's interfaces",
+        "route 10.0.1.0/26: the next hop 198.51.100.9 lies in no subnet of this host's interfaces",
     )
-    assert status.routes.failures == (RouteProblem("10.0.1.0/26", "network is unreachable"),)
+    assert status.routes.failures == (RouteProblem("network is unreachable", 1, ("10.0.1.0/26",)),)
+
+
+def test_ten_thousand_routes_are_one_problem(well: Observed) -> None:
+    """An uplink that is gone takes them all: one line for each reason, with a few of them named."""
+    prefixes: list[IPv4Network | IPv6Network] = [
+        IPv4Network((0x0A000000 + 64 * number, 26)) for number in range(10_000)
+    ]
+    gateways = [ip_address("198.51.100.8"), ip_address("198.51.100.9")]
+    refused = {
+        prefix: RouteFailure(prefix, 101 if number else 17, "unreachable" if number else "in the way")
+        for number, prefix in enumerate(prefixes)
+    }
+    unresolved = tuple(Unresolved(prefix, gateways[number % 2]) for number, prefix in enumerate(prefixes))
+    observed = replace(
+        well,
+        route_failures=refused,
+        foreign_routes=tuple(ForeignRoute(prefix, 7, 12) for prefix in prefixes),
+        decision=replace(DECISION, unresolved=unresolved),
+    )
+    status = status_of(observed)
+    first, others, foreign, *unreached = status.problems
+    assert first == "route 10.0.0.0/26: in the way"
+    assert others == (
+        "9999 routes (10.0.0.64/26, 10.0.0.128/26, 10.0.0.192/26, 10.0.1.0/26, 10.0.1.64/26, ...): unreachable"
+    )
+    assert foreign.startswith("10000 routes (10.0.0.0/26, 10.0.0.64/26, ")
+    assert foreign.endswith(", ...), of protocol 12, out of a workload's link (number 7): not ours, and left alone")
+    assert [problem.partition(" (")[0] for problem in unreached] == ["5000 routes", "5000 routes"]
+    assert [problem.partition("): ")[2].split()[3] for problem in unreached] == ["198.51.100.8", "198.51.100.9"]
+    assert [(each.count, len(each.examples)) for each in status.routes.failures] == [(1, 1), (9999, 5)]
 
 
 def test_of_what_was_never_read_nothing_is_known(well: Observed) -> None:

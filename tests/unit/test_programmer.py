@@ -432,11 +432,27 @@ async def test_a_conflict_is_looked_into_and_logged_once(
                 await other.iterate()
         assert foreign.journal.count("dump") == 2  # the first of all, and the one that looks into it
         assert other.failures[local(1).prefix].error_number == errno.EEXIST
-        assert [record.message for record in caplog.records] == ["the kernel refused a route"]
+        assert [record.message for record in caplog.records] == ["the kernel refused routes"]
     finally:
         other.close()
     assert fib.journal == []
     assert programmer.failures == {}
+
+
+async def test_routes_refused_together_are_told_together(
+    programmer: RouteProgrammer, fib: FakeFib, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line for each of the kernel's reasons, with a few examples, and none for what is tried again."""
+    numbers = range(1, 201)
+    fib.refused = {local(number).prefix for number in numbers}
+    programmer.set(desired(*numbers))
+    with caplog.at_level(logging.WARNING):
+        await programmer.iterate()
+        programmer.kernel_changed()
+        await programmer.iterate()
+    [record] = caplog.records
+    assert (vars(record)["count"], vars(record)["reason"]) == (200, "unreachable")
+    assert vars(record)["examples"] == [f"10.0.0.{number}/32" for number in range(1, 6)]
 
 
 async def test_connections_of_a_moved_address_are_flushed(fib: FakeFib) -> None:
