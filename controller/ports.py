@@ -183,7 +183,7 @@ class ForeignRoute:
 class Fib(Protocol):
     """The kernel's forwarding table, as far as it is ours: nothing else in it is ever changed.
 
-    `read` and `foreign` may run in one thread while `apply` runs in another.
+    `read`, `foreign` and `foreign_on` may run in one thread while `apply` runs in another.
     """
 
     def expect(self, routes: Iterable[KernelRoute]) -> None:
@@ -199,6 +199,10 @@ class Fib(Protocol):
 
     def foreign(self, link_indexes: Collection[int]) -> list[ForeignRoute]:
         """Return the routes on these links that people and network managers made, both families."""
+        ...
+
+    def foreign_on(self, link_index: int) -> list[ForeignRoute]:
+        """Return the routes on this link that neither they made nor we or the kernel itself; none if it is gone."""
         ...
 
     def apply(

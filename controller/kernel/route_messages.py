@@ -69,6 +69,12 @@ def dump_request(version: int, protocol: int = ROUTE_PROTOCOL) -> bytes:
     return RTMSG.pack(_FAMILY_BY_VERSION[version], 0, 0, 0, RT_TABLE_MAIN, protocol, 0, 0, 0)
 
 
+def link_dump_request(version: int, link_index: int) -> bytes:
+    """Return the body that asks for the main table's routes out of one link, whoever made them; it filters likewise."""
+    head = RTMSG.pack(_FAMILY_BY_VERSION[version], 0, 0, 0, RT_TABLE_MAIN, 0, 0, 0, 0)
+    return head + attribute(RTA_OIF, _INDEX.pack(link_index))
+
+
 def additions(routes: Iterable[KernelRoute]) -> list[bytes]:
     """Return the body of RTM_NEWROUTE for each route, with its attributes in the order in which a dump shows them."""
     # Many routes lead through few next hops; those live as long as this call, so their identity is theirs alone.

@@ -22,11 +22,13 @@ from controller.kernel.route_messages import (
     additions,
     dump_request,
     likely_dumps,
+    link_dump_request,
     links_of,
+    main_route,
     parsed,
     removal_series,
 )
-from controller.ports import ROUTE_METRIC, ForeignRoute, KernelRoute, RouteFailure
+from controller.ports import ROUTE_METRIC, ROUTE_PROTOCOL, ForeignRoute, KernelRoute, RouteFailure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Container, Iterable, Iterator
@@ -41,9 +43,11 @@ _CREATE_OR_REPLACE: Final = NLM_F_CREATE | NLM_F_REPLACE
 _ROUTES_AT_ONCE: Final = 2000
 #: More than this many are looked at before a dump asks for them, so that they do not pile up.
 _MOST_UNNOTED: Final = 200_000
-#: RTPROT_BOOT and RTPROT_STATIC: what `ip route add` and network managers write. The kernel's own routes are expected
-#: on every link, and a routing daemon's table may be of any size.
+#: RTPROT_BOOT and RTPROT_STATIC: what `ip route add` and network managers write. A routing daemon's table may be of any
+#: size.
 _HAND_MADE: Final = (3, 4)
+#: RTPROT_KERNEL: what comes with a link and its addresses is expected on every link.
+_THE_KERNELS: Final = 2
 
 
 class KernelFib:
@@ -104,6 +108,24 @@ class KernelFib:
                     prefix, links = links_of(body)
                     found += [ForeignRoute(prefix, link, protocol) for link in links.intersection(link_indexes)]
         return found
+
+    def foreign_on(self, link_index: int) -> list[ForeignRoute]:
+        """Return the routes on this link that neither they made nor we or the kernel itself; none if it is gone."""
+        found = []
+        with self._reading:
+            for version in (4, 6):
+                try:
+                    bodies = self._read(link_dump_request(version, link_index), list)
+                except KernelRefused as error:
+                    if error.error_number == errno.ENODEV:
+                        return []
+                    raise
+                found += [main_route(body) for body in bodies]
+        return [
+            ForeignRoute(route.prefix, link_index, route.protocol)
+            for route in found
+            if route.protocol not in {ROUTE_PROTOCOL, _THE_KERNELS, *_HAND_MADE}
+        ]
 
     def apply(
         self,

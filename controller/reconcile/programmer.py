@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 from controller.errors import KernelRefused, TortieError
 from controller.reconcile.difference import DesiredRoutes, Sweep
+from controller.reconcile.foreign import ForeignRoutes
 from controller.reconcile.route_table import RouteTable
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class RouteProgrammer:
     ) -> None:
         #: What the kernel is known to have; its attributes are the counters. Its methods are for this class alone.
         self.table: Final = RouteTable(fib)
+        self._foreign = ForeignRoutes(fib)
         self._connections = connections
         self._passing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fib-pass")
         self._adding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fib-add")
@@ -99,8 +101,8 @@ class RouteProgrammer:
 
     @property
     def foreign(self) -> tuple[ForeignRoute, ...]:
-        """The routes that somebody else had on a workload's link at the last resync; they are left alone."""
-        return self.table.foreign
+        """The routes that somebody else had on a workload's link when last looked at; they are left alone."""
+        return self._foreign.routes
 
     def set(self, desired: DesiredRoutes) -> None:
         """Make these the whole desired state, to be programmed soon; the mapping must not be changed afterwards.
@@ -201,8 +203,16 @@ class RouteProgrammer:
                 self.table.repair(desired, programmed, told)
             if changed or resync:
                 self.table.reconcile(desired, programmed, changed=changed, resync=resync)
+            if resync:
+                self._look_for_foreign(desired)
 
         return work
+
+    def _look_for_foreign(self, desired: DesiredRoutes) -> None:
+        try:
+            self._foreign.look(desired)
+        except TortieError as error:  # no reason to program anything anew
+            log.warning("routes of others could not be looked for", extra={"reason": str(error)})
 
     def close(self) -> None:
         """End the threads once what they do is done; the routes stay."""

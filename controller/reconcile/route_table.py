@@ -23,14 +23,13 @@ from itertools import islice
 from threading import Lock
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from controller.ports import KernelRoute, RouteKind
 from controller.reconcile.difference import is_same, to_remove, to_write
 from controller.reconcile.failures import by_error
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
-    from controller.ports import Fib, ForeignRoute, RouteFailure
+    from controller.ports import Fib, KernelRoute, RouteFailure
     from controller.reconcile.difference import DesiredRoutes
     from ipam.address import IPAddress, IPNetwork
 
@@ -65,13 +64,9 @@ class RouteTable:
         self._moved: set[IPAddress] = set()
         # Whether the map was read anew for a conflict: what was lost by then is missing there, and no dump tells of it.
         self._reread = False
-        # The workloads' links, and the desired routes that say so.
-        self._links: set[int] = set()
-        self._linked: Mapping[IPNetwork, KernelRoute] | None = None
         #: How many additions are under way; who asks for them counts them.
         self.addition_count = 0
         self.failure_by_prefix: Mapping[IPNetwork, RouteFailure] = {}
-        self.foreign: tuple[ForeignRoute, ...] = ()
         self.programmed_count = 0
         self.removed_count = 0
         self.repaired_count = 0
@@ -138,7 +133,6 @@ class RouteTable:
                 self._fib.expect(portion)
         if first or resync:
             drifted = self._resync(before)
-            self._look_for_foreign(desired)
             # What the kernel refused it may take now: a link that came back shows no routes of ours, as expected.
             if not drifted and not changed and not self._reread and not self.failure_by_prefix:
                 return
@@ -244,20 +238,6 @@ class RouteTable:
         self.resync_seconds = time.monotonic() - started
         self.resync_count += 1
         return found
-
-    def _look_for_foreign(self, desired: DesiredRoutes) -> None:
-        if desired.routes is not self._linked:
-            self._linked = desired.routes
-            self._links = set()
-            for portion in self._portions(desired.routes.values()):
-                self._links.update(route.next_hops[0].link_index for route in portion if _is_workloads(route))
-        found = tuple(self._fib.foreign(self._links)) if self._links else ()
-        for route in set(found).difference(self.foreign):
-            log.warning(
-                "a workload's link has a route of somebody else; it is left alone",
-                extra={"prefix": str(route.prefix), "link_index": route.link_index, "protocol": route.protocol},
-            )
-        self.foreign = found
 
     def _write_all(self, upserts: Iterable[KernelRoute], before: Mapping[IPNetwork, KernelRoute]) -> list[RouteFailure]:
         """Write what was not added meanwhile, a portion at a time."""
@@ -371,7 +351,3 @@ class RouteTable:
 
 def _hosts(prefixes: Iterable[IPNetwork]) -> set[IPAddress]:
     return {prefix.network_address for prefix in prefixes if prefix.prefixlen == prefix.max_prefixlen}
-
-
-def _is_workloads(route: KernelRoute) -> bool:
-    return route.kind is RouteKind.UNICAST and bool(route.next_hops) and route.next_hops[0].gateway is None

@@ -124,3 +124,22 @@ def test_foreign_routes_are_those_made_by_hand_on_these_links(fib: KernelFib, ip
     ]
     assert fib.foreign(set()) == []
     assert ip("route show") + ip("-6 route show") == before
+
+
+def test_a_daemons_routes_are_found_link_by_link(fib: KernelFib, ip: Callable[[str], str]) -> None:
+    """Neither ours nor the kernel's own nor those made by hand; one of several paths counts, and nothing is changed."""
+    fib.apply([via("10.1.0.0/26", "192.0.2.2")], [])
+    ip("route add 10.2.0.0/26 dev up0")
+    ip("route add 10.3.0.0/26 dev up0 proto bird")
+    ip("route add 10.4.0.0/26 dev far0 proto bird")
+    ip("route add 10.5.0.0/26 proto zebra nexthop dev up0 nexthop dev far0")
+    ip("-6 route add fd02::/122 dev up0 proto dhcp")
+    index = socket.if_nametoindex("up0")
+    before = ip("route show") + ip("-6 route show")
+    assert fib.foreign_on(index) == [
+        ForeignRoute(ip_network("10.3.0.0/26"), index, 12),
+        ForeignRoute(ip_network("10.5.0.0/26"), index, 11),
+        ForeignRoute(ip_network("fd02::/122"), index, 16),
+    ]
+    assert fib.foreign_on(9999) == []
+    assert ip("route show") + ip("-6 route show") == before

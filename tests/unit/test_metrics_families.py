@@ -75,6 +75,10 @@ class NoFib:
         """Refuse."""
         raise AssertionError(link_indexes)
 
+    def foreign_on(self, link_index: int) -> list[ForeignRoute]:
+        """Refuse."""
+        raise AssertionError(link_index)
+
     def apply(self, upserts: Iterable[KernelRoute], removals: Iterable[KernelRoute], **_: object) -> list[RouteFailure]:
         """Refuse."""
         raise AssertionError(upserts, removals)

@@ -29,6 +29,7 @@ class FakeFib:
         self.table: dict[IPNetwork, KernelRoute] = {}
         self.refused: set[IPNetwork] = set()
         self.broken = False
+        self.silent_about_links = False
         self.others: list[ForeignRoute] = []
         self.dumping = threading.Event()
         self.may_dump = threading.Event()
@@ -40,7 +41,13 @@ class FakeFib:
 
     def foreign(self, link_indexes: Collection[int]) -> list[ForeignRoute]:
         """Return the foreign routes of these links."""
-        return [route for route in self.others if route.link_index in link_indexes]
+        return [route for route in self.others if route.link_index in link_indexes and route.protocol == 3]
+
+    def foreign_on(self, link_index: int) -> list[ForeignRoute]:
+        """Return what else is foreign on this link, unless it does not answer that."""
+        if self.silent_about_links:
+            raise KernelUnavailable("no answer")
+        return [route for route in self.others if route.link_index == link_index and route.protocol != 3]
 
     def read(self) -> list[KernelRoute]:
         """Return the table, unless broken."""
@@ -513,16 +520,29 @@ async def test_connections_of_an_address_that_left_with_its_link_are_flushed(fib
 async def test_foreign_routes_on_workload_links_are_reported(
     programmer: RouteProgrammer, fib: FakeFib, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each is logged once and on record until it is gone."""
-    fib.others = [ForeignRoute(ip_network("10.9.0.0/24"), 7, 3), ForeignRoute(ip_network("10.8.0.0/24"), 99, 3)]
+    """People's and daemons', each logged once and on record until it is gone."""
+    here = [ForeignRoute(ip_network("10.9.0.0/24"), 7, 3), ForeignRoute(ip_network("10.7.0.0/24"), 7, 12)]
+    fib.others = [*here, ForeignRoute(ip_network("10.8.0.0/24"), 99, 3)]
     programmer.set(desired(1))
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             programmer.kernel_changed()
             await programmer.iterate()
-    assert programmer.foreign == (fib.others[0],)
-    assert len(caplog.records) == 1
+    assert programmer.foreign == tuple(here)
+    assert [(vars(record)["protocol"], vars(record)["examples"]) for record in caplog.records] == [
+        (3, ["10.9.0.0/24"]),
+        (12, ["10.7.0.0/24"]),
+    ]
     fib.others = []
     programmer.kernel_changed()
     await programmer.iterate()
     assert not programmer.foreign
+
+
+async def test_looking_for_foreign_routes_holds_up_nothing(programmer: RouteProgrammer, fib: FakeFib) -> None:
+    """That the kernel does not answer about others' routes is no reason to write ours anew."""
+    fib.silent_about_links = True
+    programmer.set(desired(1))
+    await programmer.iterate()
+    assert fib.table == desired(1).routes
+    assert programmer.in_sync.is_set()

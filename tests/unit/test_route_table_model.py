@@ -37,6 +37,10 @@ class Kernel:
         """Return none."""
         return []
 
+    def foreign_on(self, _link_index: int) -> list[ForeignRoute]:
+        """Return none."""
+        return []
+
     def read(self) -> list[KernelRoute]:
         """Return our routes."""
         return list(self.ours.values())
