@@ -177,10 +177,25 @@ SHORT = (
     {'tortie_bgp_session_up{peer="192.0.2.9",name="h9"}': "1x10 0x3 1x"},
     {"tortie_bgp_connected": "1x10 0x1 1x"},
     {"tortie_routes_in_sync": "1x10 0x8 1x"},
+    {"tortie_routes_in_sync": "1x10 0x8 1 0x8 1x"},
     {"tortie_unannounced_addresses": "0x10 5x3 0x"},
     {"tortie_ipam_leak_candidates": "0x10 5x18 0x"},
     {"tortie_complaints": "0x10 1x10 0x"},
 )
+#: How a host that is added begins; what is not here is well from its first sample on.
+BEGINS = {
+    "tortie_ready": "0x1 1x",
+    "tortie_complaints": "2x10 0x",
+    "tortie_store_connected": "0x1 1x",
+    "tortie_bgp_connected": "0x1 1x",
+    'tortie_bgp_session_up{peer="192.0.2.8",name="h8"}': "0x1 1x",
+    'tortie_bgp_session_up{peer="192.0.2.9",name="h9"}': "0x4 1x",
+    "tortie_bgp_peers_without_session": "1x3 0x",
+    "tortie_unannounced_addresses": "5x3 0x",
+    'tortie_failing_routes{reason="refused"}': "3x3 0x",
+    "tortie_routes_in_sync": "0x8 1x",
+    "tortie_unresolved_routes": "1x8 0x",
+}
 
 
 def document() -> dict[str, Any]:
@@ -310,6 +325,19 @@ def test_what_passes_by_itself_wakes_nobody(changes: dict[str, str], tmp_path: P
     """A restart, a session that comes back in its restart time, a container that ends while another begins."""
     series = series_of("good", {}) + series_of("bad", changes)
     assert firing(series, range(8, 35), [], tmp_path) == ""
+
+
+def test_a_host_that_was_just_added_wakes_nobody(tmp_path: Path) -> None:
+    """It has not been wrong for ten minutes before it is there for ten minutes."""
+    added = {series: f"_x20 {BEGINS.get(series, short)}" for series, short in WELL.items()}
+    assert firing(series_of("good", {}) + series_of("bad", added), range(20, 60), [], tmp_path) == ""
+
+
+def test_a_pool_that_is_filled_for_the_first_time_is_not_full_soon(tmp_path: Path) -> None:
+    """What a move of many containers takes at once says nothing of the pace of six hours."""
+    pool = {series: f"_x20 {short}" for series, short in WELL.items() if 'pool="p"' in series}
+    filled = {**pool, 'tortie_ipam_allocations{pool="p"}': "_x20 0+10x50 500x"}
+    assert firing(series_of("good", pool) + series_of("bad", filled), range(20, 720, 10), [], tmp_path) == ""
 
 
 def test_the_rules_are_valid() -> None:
