@@ -293,13 +293,25 @@ def test_a_host_without_any_session_is_isolated(tmp_path: Path) -> None:
     assert firing(series, [10], [*sessions, isolated], tmp_path) == ""
 
 
-def test_a_node_that_is_down_keeps_its_addresses(tmp_path: Path) -> None:
-    """Nothing is freed by an outage, so a pool that was nearly full still is."""
+@pytest.mark.parametrize("minutes", [60, ALWAYS])
+def test_a_node_that_is_down_keeps_its_addresses(minutes: int, tmp_path: Path) -> None:
+    """Nothing is freed by an outage, however long, so a pool that was nearly full still is."""
     changes = {"up": "1x10 0x", 'tortie_ipam_allocations{pool="p"}': "621x10 _x"}
     job = {"job": "tortie", "alertstate": "firing"}
     down = {"alertname": "TortieAgentDown", "severity": "critical", "instance": "bad", **job}
     full = {"alertname": "TortiePoolNearlyFull", "severity": "warning", "pool": "p", **job}
-    assert firing(series_of("good", {}) + series_of("bad", changes), [60], [down, full], tmp_path) == ""
+    assert firing(series_of("good", {}) + series_of("bad", changes), [minutes], [down, full], tmp_path) == ""
+
+
+def test_what_a_node_tells_anew_counts_instead_of_what_it_told_before(tmp_path: Path) -> None:
+    """Also where it begins without its store, and so without pools, or as another pod."""
+    by_pod = 'tortie_ipam_allocations{{pool="p",pod="{}"}}'.format
+    changes = {
+        'tortie_ipam_allocations{pool="p"}': "_x",
+        by_pod("old"): "500x10 _x5 500x8 _x",
+        by_pod("new"): "_x20 450x",
+    }
+    assert firing(series_of("good", {}) + series_of("bad", changes), [15, 24, 40, 400], [], tmp_path) == ""
 
 
 def test_a_node_that_was_removed_gives_its_addresses_back(tmp_path: Path) -> None:
