@@ -25,10 +25,18 @@ Documents: TypeAlias = dict[str, dict[str, Any]]
 _LATEST: Final = int(latest_version().split(".")[1])
 #: The oldest that the chart says it runs on, the latest that is known here, and the two before that.
 VERSIONS: Final = ["1.25", *(f"1.{minor}" for minor in range(_LATEST - 2, _LATEST + 1))]
-#: What the Prometheus operator's CRDs demand of what we write (its API reference, monitoring.coreos.com/v1).
-_OPERATOR_FIELDS: Final[dict[str, set[str]]] = {
-    "PodMonitor": {"selector", "podMetricsEndpoints"},
-    "PrometheusRule": {"groups"},
+#: Whose schemas are not at hand: what is in them is compared with what the operator's API reference says
+#: (monitoring.coreos.com/v1), in tests of their own.
+_OF_THE_OPERATOR: Final = {"PodMonitor", "PrometheusRule"}
+_DURATION: Final = re.compile(r"[0-9]+(ms|s|m|h)")
+#: The agent's settings by the values of the chart that set them, where the same rule is written in both places.
+_SETTING_BY_VALUE: Final = {
+    ("consul", "address"): "consul_address",
+    ("bgp", "asNumber"): "as_number",
+    ("bgp", "holdTimeSeconds"): "hold_time_seconds",
+    ("bgp", "restartTimeSeconds"): "restart_time_seconds",
+    ("agent", "mtuBytes"): "mtu_bytes",
+    ("agent", "logLevel"): "log_level",
 }
 
 
@@ -141,10 +149,10 @@ def check_agent(documents: Documents) -> None:
 
 
 def check_cni(documents: Documents) -> None:
-    """See that the init container writes where the runtime looks, what was asked for."""
+    """See that the init container writes where the runtime looks, what was asked for; paths are as written."""
     command = container(documents, "install-cni")["command"]
     assert {"--network=pods", "--cni-version=1.1.0", "--no-ipv4", "--ipv6"} <= set(command)
-    assert volume(documents, "cni-bin")["hostPath"]["path"] == "/usr/libexec/cni"
+    assert volume(documents, "cni-bin")["hostPath"] == {"path": "/opt/a, b: c", "type": "DirectoryOrCreate"}
     assert volume(documents, "cni-conf")["hostPath"]["path"] == "/var/lib/cni/conf"
 
 
@@ -169,8 +177,21 @@ def check_monitoring(documents: Documents) -> None:
     """See that each is there, with the labels it is found by, and selects this release's pods."""
     monitor, rule, dashboard = documents["PodMonitor"], documents["PrometheusRule"], documents["Dashboard"]
     pod_labels = documents["DaemonSet"]["spec"]["template"]["metadata"]["labels"]
+    assert monitor["spec"] == {
+        "selector": {"matchLabels": documents["DaemonSet"]["spec"]["selector"]["matchLabels"]},
+        "podMetricsEndpoints": [
+            {
+                "port": "metrics",
+                "path": "/metrics",
+                "interval": "15s",
+                "relabelings": [
+                    {"sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "instance"},
+                    {"targetLabel": "job", "replacement": "tortie"},
+                ],
+            }
+        ],
+    }
     assert monitor["spec"]["selector"]["matchLabels"].items() <= pod_labels.items()
-    assert monitor["spec"]["podMetricsEndpoints"][0]["port"] == "metrics"
     assert monitor["metadata"]["labels"]["release"] == rule["metadata"]["labels"]["release"] == "prometheus"
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
 
@@ -181,6 +202,7 @@ def check_scheduling(documents: Documents) -> None:
     assert spec["nodeSelector"] == {"kubernetes.io/os": "linux", "rack": "a"}
     assert spec["tolerations"] == [{"key": "network", "operator": "Exists"}]
     assert "nodeAffinity" in spec["affinity"]
+    assert spec["securityContext"]["seLinuxOptions"] == {"type": "spc_t"}
     assert documents["DaemonSet"]["spec"]["template"]["metadata"]["labels"]["team"] == "net"
 
 
@@ -203,6 +225,15 @@ def check_names(documents: Documents) -> None:
     assert volume(documents, "settings")["configMap"]["name"] == "calm"
     assert "ServiceAccount" not in documents
     assert pod(documents)["serviceAccountName"] == "network"
+
+
+def check_numbers(documents: Documents) -> None:
+    """See that a name stays a text where YAML would read a number or a truth."""
+    assert documents["DaemonSet"]["metadata"]["name"] == "1e3"
+    assert documents["ServiceAccount"]["metadata"]["name"] == pod(documents)["serviceAccountName"] == "17"
+    assert pod(documents)["priorityClassName"] == "no"
+    secret = volume(documents, "consul-token")["secret"]
+    assert (secret["secretName"], secret["items"]) == ("2024", [{"key": "1", "path": "token"}])
 
 
 TLS: Final = {"existingSecret": "tls", "caKey": "ca", "clientCertificate": True}
@@ -262,7 +293,7 @@ CASES: Final = [
         {
             "cni": {
                 "network": "pods",
-                "binDir": "/usr/libexec/cni",
+                "binDir": "/opt/a, b: c",
                 "confDir": "/var/lib/cni/conf",
                 "version": "1.1.0",
                 "ipv4": False,
@@ -294,6 +325,7 @@ CASES: Final = [
                     }
                 }
             },
+            "seLinuxOptions": {"type": "spc_t"},
             "podLabels": {"team": "net"},
         },
         check_scheduling,
@@ -311,6 +343,16 @@ CASES: Final = [
         "names-of-ones-own",
         {"fullnameOverride": "calm", "serviceAccount": {"create": False, "name": "network"}},
         check_names,
+    ),
+    Case(
+        "names-that-look-like-numbers",
+        {
+            "fullnameOverride": "1e3",
+            "serviceAccount": {"name": "17"},
+            "priorityClassName": "no",
+            "consul": {"token": {"existingSecret": "2024", "key": "1"}},
+        },
+        check_numbers,
     ),
 ]
 all_cases = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
@@ -335,11 +377,27 @@ def test_a_case_tells_its_values_from_the_defaults(case: Case, render: Callable[
 def test_every_manifest_is_valid(case: Case, version: str, render: Callable[..., Documents]) -> None:
     """Kubernetes' own schemas take each document, and know each of its fields."""
     for kind, document in render(case.values).items():
-        if kind in _OPERATOR_FIELDS:
+        if kind in _OF_THE_OPERATOR:
             assert document["apiVersion"] == "monitoring.coreos.com/v1"
-            assert set(document["spec"]) == _OPERATOR_FIELDS[kind]
+            assert set(document) == {"apiVersion", "kind", "metadata", "spec"}
         elif kind != "NOTES":
             kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_the_rules_are_as_the_operator_takes_them(render: Callable[..., Documents]) -> None:
+    """Groups of rules, each with the fields that the PrometheusRule's definition knows, and all of them texts."""
+    spec = render({"prometheusRule": {"enabled": True}})["PrometheusRule"]["spec"]
+    assert set(spec) == {"groups"}
+    names = [group["name"] for group in spec["groups"]]
+    assert len(set(names)) == len(names) > 0
+    for group in spec["groups"]:
+        assert set(group) == {"name", "rules"}
+        for rule in group["rules"]:
+            assert {"expr"} < set(rule) <= {"alert", "record", "expr", "for", "labels", "annotations"}
+            assert ("alert" in rule) != ("record" in rule)
+            assert _DURATION.fullmatch(rule.get("for", "1m")), rule
+            texts = [rule["expr"], *rule.get("labels", {}).values(), *rule.get("annotations", {}).values()]
+            assert all(isinstance(text, str) for text in texts), rule
 
 
 @all_cases
@@ -370,11 +428,26 @@ def test_the_defaults_are_those_of_the_agent(
 
 
 def test_a_setting_is_written_in_one_place(chart_directory: Path, render: Callable[..., Documents]) -> None:
-    """What a value of the chart sets cannot be set beside it, and what is refused is a setting of the agent's."""
-    schema = json.loads((chart_directory / "values.schema.json").read_text())
-    refused = set(schema["properties"]["agent"]["properties"]["settings"]["properties"])
-    written = {name for case in CASES for name in settings(render(case.values))} - {"store_timeout_seconds"}
-    assert written <= refused <= set(Settings.model_fields)
+    """Of the agent's settings each is refused beside the chart's own values, or taken by the agent's own rule."""
+    schema = json.loads((chart_directory / "values.schema.json").read_text())["properties"]
+    settings_schema = schema["agent"]["properties"]["settings"]
+    rules = settings_schema["properties"]
+    assert set(rules) == set(Settings.model_fields)
+    assert settings_schema["additionalProperties"] is False
+    taken = {name: rule for name, rule in rules.items() if rule is not False}
+    assert taken == {name: _rule_of(name) for name in taken}
+    written = {name for case in CASES for name in settings(render(case.values))} - set(taken)
+    assert written <= set(rules) - set(taken)
+    (explained,) = re.findall(r"Other settings of tortie-agent by their names: (.*)\.", _values_text(chart_directory))
+    assert explained.split(", ") == sorted(taken)
+
+
+def test_a_value_of_a_setting_has_the_rule_of_the_setting(chart_directory: Path) -> None:
+    """What the agent would refuse at its start is refused before anything is installed."""
+    schema = json.loads((chart_directory / "values.schema.json").read_text())["properties"]
+    for (group, name), setting in _SETTING_BY_VALUE.items():
+        rule = {key: part for key, part in schema[group]["properties"][name].items() if key != "description"}
+        assert {"type": "string", **rule} == {"type": "string", **_rule_of(setting)}, name
 
 
 def test_other_settings_replace_the_pods(render: Callable[..., Documents]) -> None:
@@ -427,16 +500,26 @@ def test_releases_of_one_cluster_do_not_meet(render: Callable[..., Documents]) -
 
 def test_every_value_is_explained(chart_directory: Path) -> None:
     """values.yaml has a default for everything the schema takes, and the README names each group."""
-    values = yaml.safe_load((chart_directory / "values.yaml").read_text())
+    values = yaml.safe_load(_values_text(chart_directory))
     schema = json.loads((chart_directory / "values.schema.json").read_text())
     _same_names(values, {name: rule for name, rule in schema["properties"].items() if name != "global"}, "")
     readme = (chart_directory / "README.md").read_text()
     assert [name for name in values if not re.search(rf"`{name}\b", readme)] == []
 
 
+def _values_text(chart_directory: Path) -> str:
+    return (chart_directory / "values.yaml").read_text()
+
+
+def _rule_of(setting: str) -> dict[str, Any]:
+    """Return what the agent says of a setting, as a JSON Schema without words."""
+    rule = Settings.model_json_schema()["properties"][setting]
+    return {key: part for key, part in rule.items() if key not in {"default", "description", "title"}}
+
+
 def _same_names(values: dict[str, Any], rules: dict[str, Any], place: str) -> None:
-    taken = {name: rule for name, rule in rules.items() if rule is not False}
-    assert set(values) == set(taken), place
-    for name, rule in taken.items():
-        if rule.get("properties"):
+    assert set(values) == set(rules), place
+    for name, rule in rules.items():
+        # An empty default stands for what may be named and is not.
+        if rule.get("properties") and values[name]:
             _same_names(values[name], rule["properties"], f"{place}.{name}")

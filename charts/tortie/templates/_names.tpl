@@ -11,8 +11,8 @@
 
 {{/* What pods are selected by; it never changes, for a DaemonSet's selector cannot. */}}
 {{- define "tortie.selector" -}}
-app.kubernetes.io/name: {{ include "tortie.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "tortie.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "tortie.labels" -}}
