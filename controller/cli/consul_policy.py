@@ -28,7 +28,8 @@ _WRITE: Final = "write"
 @click.command()
 @click.option("--node", metavar="NAME", help="What the agent of this node needs.")
 @click.option("--operator", is_flag=True, help="What an operator needs to change anything, and to remove nodes.")
-@click.option("--reader", is_flag=True, help="What somebody needs to see everything, DNS and the UI too.")
+@click.option("--reader", is_flag=True, help="What somebody needs to see everything, passwords of BGP peers included.")
+@click.option("--dns", is_flag=True, help="What a Consul agent needs to name the nodes in DNS; no key at all.")
 @pass_connection
 @click.pass_context
 @examples(
@@ -36,22 +37,28 @@ _WRITE: Final = "write"
     "consul acl token create -description 'tortie on h1' -policy-name tortie-h1",
     "tortiectl consul-policy --operator | consul acl policy create -name tortie-operator -rules -",
     "tortiectl consul-policy --reader | consul acl policy create -name tortie-reader -rules -",
+    "tortiectl consul-policy --dns | consul acl policy create -name tortie-dns -rules -",
 )
 def consul_policy(
-    context: click.Context, connection: Connection, /, *, node: str | None, operator: bool, reader: bool
+    context: click.Context, connection: Connection, /, *, node: str | None, operator: bool, reader: bool, dns: bool
 ) -> None:
-    """Show the rules of a Consul ACL policy: for the agent of one node, for operators, or for reading.
+    """Show the rules of a Consul ACL policy: for the agent of one node, for operators, for reading, or for DNS.
 
     Make a policy of them and a token with it, and let the setting consul_token_file name a file that holds the token's
     SecretID. A node's token writes what is that node's and the common book of addresses, and nothing else.
     """
-    if (node is not None) + operator + reader != 1:
-        raise click.UsageError("say whose rules: --node NAME, --operator or --reader", context)
+    if (node is not None) + operator + reader + dns != 1:
+        raise click.UsageError("say whose rules: --node NAME, --operator, --reader or --dns", context)
     service = connection.settings().consul_service
     if node is not None:
-        click.echo(_rules(_node_rules(_checked_name(connection, node), service)))
+        rules = _node_rules(_checked_name(connection, node), service)
+    elif dns:
+        rules = _catalog_rules(service, "read")
+    elif operator:
+        rules = [("key_prefix", keys.ROOT, _WRITE), *_catalog_rules(service, _WRITE)]
     else:
-        click.echo(_rules(_people_rules(service, _WRITE if operator else _READ)))
+        rules = [("key_prefix", keys.ROOT, _READ), *_catalog_rules(service, "read")]
+    click.echo(_rules(rules))
 
 
 def _checked_name(connection: Connection, node: str) -> str:
@@ -72,13 +79,9 @@ def _node_rules(node: str, service: str) -> list[tuple[str, str, str]]:
     ]
 
 
-def _people_rules(service: str, right: str) -> list[tuple[str, str, str]]:
-    return [
-        ("key_prefix", keys.ROOT, right),
-        ("service", service, _WRITE if right == _WRITE else "read"),
-        # Consul shows no service of a node that may not be read.
-        ("node_prefix", "", "read"),
-    ]
+def _catalog_rules(service: str, right: str) -> list[tuple[str, str, str]]:
+    # Consul shows no service of a node that may not be read.
+    return [("service", service, right), ("node_prefix", "", "read")]
 
 
 def _rules(rules: Iterable[tuple[str, str, str]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -35,6 +36,38 @@ class Watched:
     async def ends(self) -> bool:
         """Return whether the watch ends without another event."""
         return await asyncio.wait_for(anext(self._events, None), 30) is None
+
+
+class Dns:
+    """A DNS server on a loopback port that is free for it."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def resolved(self, name: str) -> set[str]:
+        """Return the IPv4 addresses that it has for a name (RFC 1035, section 4.1)."""
+        labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+        header = bytes.fromhex("7474 0100 0001 0000 0000 0000")
+        with socket.socket(type=socket.SOCK_DGRAM) as asking:
+            asking.settimeout(10)
+            asking.sendto(header + labels + bytes.fromhex("00 0001 0001"), ("127.0.0.1", self.port))
+            answer = asking.recv(4096)
+        count, records = int.from_bytes(answer[6:8]), answer[12 + len(labels) + 5 :]
+        found = set()
+        for _ in range(count):
+            # A name that is written before takes two bytes here; then type, class, time to live, length and data.
+            assert records[:6] == bytes.fromhex("c00c 0001 0001")
+            found.add(socket.inet_ntoa(records[12:16]))
+            records = records[16:]
+        return found
+
+
+@pytest.fixture
+def dns() -> Dns:
+    """Find a port for a server that a test starts."""
+    with socket.socket(type=socket.SOCK_DGRAM) as unused:
+        unused.bind(("127.0.0.1", 0))
+        return Dns(unused.getsockname()[1])
 
 
 @pytest.fixture(params=["memory", "sqlite", "consul"])

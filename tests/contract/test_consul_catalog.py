@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import urllib.request
 from contextlib import suppress
 from dataclasses import replace
@@ -23,6 +22,8 @@ from controller.store.consul_catalog import ConsulCatalog, Health, Instance
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    from tests.contract.conftest import Dns
 
 WELL = Status(
     "n1", "1.2.3", True, (), ("192.0.2.1",), StoreStatus("consul", True), RoutesStatus(True, 0), BgpStatus(True), ()
@@ -248,13 +249,10 @@ async def test_without_the_permission_the_complaint_names_the_way_out(
 
 
 async def test_dns_finds_the_nodes_that_are_not_critical(
-    make_consul: Callable[[dict[str, Any]], Any], meet: Callable[..., Host]
+    make_consul: Callable[[dict[str, Any]], Any], meet: Callable[..., Host], dns: Dns
 ) -> None:
     """All under the service's name, one under its own name before that."""
-    with socket.socket(type=socket.SOCK_DGRAM) as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    server = make_consul({"ports": {"dns": port}})
+    server = make_consul({"ports": {"dns": dns.port}})
     await asyncio.to_thread(server.start)
     well, ill = meet(server, "n1", "192.0.2.1"), meet(server, "n2", "192.0.2.2")
     ill.status = replace(WELL, ready=False, problems=("there is no pool",))
@@ -262,9 +260,9 @@ async def test_dns_finds_the_nodes_that_are_not_critical(
     await ill.service.iterate()
     await until_shown(well, as_it(well, "passing", "ready") | as_it(ill, "critical", "there is no pool"))
     service = well.instance.name
-    assert await asyncio.to_thread(_resolved, port, f"{service}.service.consul") == {"192.0.2.1"}
-    assert await asyncio.to_thread(_resolved, port, f"n1.{service}.service.consul") == {"192.0.2.1"}
-    assert await asyncio.to_thread(_resolved, port, f"n2.{service}.service.consul") == set()
+    assert await asyncio.to_thread(dns.resolved, f"{service}.service.consul") == {"192.0.2.1"}
+    assert await asyncio.to_thread(dns.resolved, f"n1.{service}.service.consul") == {"192.0.2.1"}
+    assert await asyncio.to_thread(dns.resolved, f"n2.{service}.service.consul") == set()
 
 
 async def test_a_stranger_in_consuls_place_is_no_catalog(meet: Callable[..., Host]) -> None:
@@ -275,21 +273,3 @@ async def test_a_stranger_in_consuls_place_is_no_catalog(meet: Callable[..., Hos
 
     with pytest.raises(StoreUnavailable):
         await meet(Nobody).catalog.remove("tortie", "n1")
-
-
-def _resolved(port: int, name: str) -> set[str]:
-    """Return the IPv4 addresses that a DNS server on loopback has for a name (RFC 1035, section 4.1)."""
-    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
-    header = bytes.fromhex("7474 0100 0001 0000 0000 0000")
-    with socket.socket(type=socket.SOCK_DGRAM) as asking:
-        asking.settimeout(10)
-        asking.sendto(header + labels + bytes.fromhex("00 0001 0001"), ("127.0.0.1", port))
-        answer = asking.recv(4096)
-    count, records = int.from_bytes(answer[6:8]), answer[12 + len(labels) + 5 :]
-    found = set()
-    for _ in range(count):
-        # A name that is written before takes two bytes here; then type, class, time to live and length, then the data.
-        assert records[:6] == bytes.fromhex("c00c 0001 0001")
-        found.add(socket.inet_ntoa(records[12:16]))
-        records = records[16:]
-    return found

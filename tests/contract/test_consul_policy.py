@@ -13,7 +13,7 @@ import shlex
 import subprocess
 import sys
 import time
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from ipam.block import Block
+    from tests.contract.conftest import Dns
 
 _MASTER = "1f0e2a64-0c3e-4bd0-9a3f-8a2d5f0b7c11"
 _POOL = Pool("small", ipaddress.ip_network("10.65.0.0/31"), 31)
@@ -70,6 +71,7 @@ class Part:
     """What one token opens."""
 
     def __init__(self, address: str, token: str | None) -> None:
+        self.token = token
         access = ConsulAccess(address=address, token=token)
         self.store = ConsulStore(access)
         self.catalog = ConsulCatalog(access)
@@ -86,6 +88,14 @@ class Part:
         (one,) = allowed
         return one
 
+    async def reads(self, key: str) -> bool:
+        """Return whether the token shows a key that is there, by itself or in the list of all."""
+        found: set[str] = set()
+        for read in (self.store.get([key]), self.store.list(keys.ROOT)):
+            with suppress(StoreDenied):
+                found |= (await read).keys()
+        return key in found
+
     async def close(self) -> None:
         """Close all connections."""
         await self.store.close()
@@ -94,15 +104,16 @@ class Part:
 
 @pytest.fixture
 async def opened(
-    make_consul: Callable[[dict[str, Any]], Any], consul_program: str
+    make_consul: Callable[[dict[str, Any]], Any], consul_program: str, dns: Dns
 ) -> AsyncIterator[Callable[[str | None], Part]]:
     """Start a server, make all policies and tokens, and open what a token of that name opens; None is no token."""
     acl = {"enabled": True, "default_policy": "deny", "enable_key_list_policy": True}
-    server = make_consul({"acl": {**acl, "tokens": {"master": _MASTER, "agent": _MASTER}}})
+    server = make_consul({"acl": {**acl, "tokens": {"master": _MASTER, "agent": _MASTER}}, "ports": {"dns": dns.port}})
     await asyncio.to_thread(server.start)
-    tokens: dict[str | None, str | None] = {None: None}
-    for name, whose in (("n1", "--node n1"), ("n2", "--node n2"), ("operator", "--operator"), ("reader", "--reader")):
-        tokens[name] = await asyncio.to_thread(_token, server.address, consul_program, name, whose)
+    tokens: dict[str | None, str | None] = {None: None, "master": _MASTER}
+    for name in ("node n1", "node n2", "operator", "reader", "dns"):
+        token = await asyncio.to_thread(_token, server.address, consul_program, name.replace(" ", "-"), f"--{name}")
+        tokens[name.removeprefix("node ")] = token
     async with AsyncExitStack() as stack:
 
         def make(token: str | None) -> Part:
@@ -188,6 +199,25 @@ async def test_an_operator_sets_everything_and_deletes_nodes(opened: Callable[[s
     assert not await operator.catalog.remove("tortie", "n1")
     assert set(await operator.store.list(keys.ROOT)) == {keys.CLUSTER_ANCHOR, keys.pool("small")}
     assert not await operator.writes("anything")
+
+
+async def test_dns_is_answered_by_a_token_that_opens_no_key(opened: Callable[[str | None], Part], dns: Dns) -> None:
+    """The Consul agent answers with it whoever has none, so nobody may read a password by it; a reader may."""
+    secret = keys.peer("router")
+    await opened("operator").store.commit([Put(secret, b"{}", ABSENT)])
+    await opened("n1").catalog.register(Instance("tortie", "n1", "192.0.2.1", 9091), Health.PASSING)
+    given, anybody, master = opened("dns"), opened(None), opened("master")
+    await master.catalog._client.put("/v1/agent/token/default", [], json.dumps({"Token": given.token}))
+    async with asyncio.timeout(30):
+        # The catalog learns of the instance a bit later, and nothing tells of it.
+        while await asyncio.to_thread(dns.resolved, "tortie.service.consul") != {"192.0.2.1"}:  # noqa: ASYNC110  as above
+            await asyncio.sleep(0.05)
+    assert await opened("reader").reads(secret)
+    for part in (given, anybody):
+        assert not await part.reads(secret)
+        assert not await part.writes(secret)
+        with pytest.raises(StoreDenied):
+            await part.catalog.register(Instance("tortie", "n1", "192.0.2.1", 0), Health.PASSING)
 
 
 @pytest.mark.parametrize("token", [None, "n2"])
