@@ -5,11 +5,14 @@ its record, by which others open BGP sessions with it, what it has wired, and wh
 their summaries and the index of them below `share/` are the common book of addresses: any node may claim a block, take
 an empty one or borrow from a full one, and tells the owner by a key of the owner's share. So every node writes all of
 that. What operators set it only reads.
+
+Where nodes cannot have a token each, as the pods of a DaemonSet, they share one: it writes what is any node's, and
+still nothing of the operators'.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import click
 
@@ -23,10 +26,15 @@ if TYPE_CHECKING:
 #: `list` is reading with all keys below, also where Consul is set to tell the two apart (`enable_key_list_policy`).
 _READ: Final = "list"
 _WRITE: Final = "write"
+#: What it is about, its name or prefix, and the right.
+Rule: TypeAlias = tuple[str, str, str]
+#: Consul shows no service of a node that may not be read.
+_SHOWN: Final[Rule] = ("node_prefix", "", "read")
 
 
 @click.command()
 @click.option("--node", metavar="NAME", help="What the agent of this node needs.")
+@click.option("--agents", is_flag=True, help="What the agents of any number of nodes need that share a token.")
 @click.option("--operator", is_flag=True, help="What an operator needs to change anything, and to remove nodes.")
 @click.option("--reader", is_flag=True, help="What somebody needs to see everything, passwords of BGP peers included.")
 @click.option("--dns", is_flag=True, help="What a Consul agent needs to name the nodes in DNS; no key at all.")
@@ -35,30 +43,26 @@ _WRITE: Final = "write"
 @examples(
     "tortiectl consul-policy --node h1 | consul acl policy create -name tortie-h1 -rules -",
     "consul acl token create -description 'tortie on h1' -policy-name tortie-h1",
+    "tortiectl consul-policy --agents | consul acl policy create -name tortie-agents -rules -",
     "tortiectl consul-policy --operator | consul acl policy create -name tortie-operator -rules -",
     "tortiectl consul-policy --reader | consul acl policy create -name tortie-reader -rules -",
     "tortiectl consul-policy --dns | consul acl policy create -name tortie-dns -rules -",
 )
-def consul_policy(
-    context: click.Context, connection: Connection, /, *, node: str | None, operator: bool, reader: bool, dns: bool
-) -> None:
-    """Show the rules of a Consul ACL policy: for the agent of one node, for operators, for reading, or for DNS.
+def consul_policy(context: click.Context, connection: Connection, /, *, node: str | None, **parts: bool) -> None:
+    """Show the rules of a Consul ACL policy: for one node's agent or for all, for operators, for reading, or for DNS.
 
     Make a policy of them and a token with it, and let the setting consul_token_file name a file that holds the token's
     SecretID. A node's token writes what is that node's and the common book of addresses, and nothing else.
     """
-    if (node is not None) + operator + reader + dns != 1:
-        raise click.UsageError("say whose rules: --node NAME, --operator, --reader or --dns", context)
+    chosen = [part for part, wanted in parts.items() if wanted]
+    if (node is not None) + len(chosen) != 1:
+        raise click.UsageError("say whose rules: --node NAME, --agents, --operator, --reader or --dns", context)
     service = connection.settings().consul_service
     if node is not None:
-        rules = _node_rules(_checked_name(connection, node), service)
-    elif dns:
-        rules = _catalog_rules(service, "read")
-    elif operator:
-        rules = [("key_prefix", keys.ROOT, _WRITE), *_catalog_rules(service, _WRITE)]
+        rules = _agent_rules(service, "key", _own(_checked_name(connection, node)))
     else:
-        rules = [("key_prefix", keys.ROOT, _READ), *_catalog_rules(service, "read")]
-    click.echo(_rules(rules))
+        rules = _RULES_BY_PART[chosen[0]](service)
+    click.echo("\n".join(f'{kind} "{name}" {{ policy = "{right}" }}' for kind, name, right in rules))
 
 
 def _checked_name(connection: Connection, node: str) -> str:
@@ -67,22 +71,41 @@ def _checked_name(connection: Connection, node: str) -> str:
     return named
 
 
-def _node_rules(node: str, service: str) -> list[tuple[str, str, str]]:
+def _own(node: str) -> tuple[str, ...]:
+    """Return the keys that are one node's alone."""
+    return keys.node(node), keys.fence(node), keys.endpoints(node)
+
+
+def _agent_rules(service: str, kind: str, own: Iterable[str]) -> list[Rule]:
     return [
         ("key_prefix", keys.CLUSTER, _READ),
         ("key", keys.CLUSTER_ANCHOR, _WRITE),
-        ("key", keys.node(node), _WRITE),
-        ("key", keys.fence(node), _WRITE),
-        ("key", keys.endpoints(node), _WRITE),
+        *((kind, key, _WRITE) for key in own),
         *(("key_prefix", prefix, _WRITE) for prefix in (keys.BLOCKS, keys.USAGE, keys.SHARES)),
         ("service", service, _WRITE),
     ]
 
 
-def _catalog_rules(service: str, right: str) -> list[tuple[str, str, str]]:
-    # Consul shows no service of a node that may not be read.
-    return [("service", service, right), ("node_prefix", "", "read")]
+def _rules_of_agents(service: str) -> list[Rule]:
+    return _agent_rules(service, "key_prefix", _own(""))
 
 
-def _rules(rules: Iterable[tuple[str, str, str]]) -> str:
-    return "\n".join(f'{kind} "{name}" {{ policy = "{right}" }}' for kind, name, right in rules)
+def _rules_of_operators(service: str) -> list[Rule]:
+    return [("key_prefix", keys.ROOT, _WRITE), ("service", service, _WRITE), _SHOWN]
+
+
+def _rules_of_readers(service: str) -> list[Rule]:
+    return [("key_prefix", keys.ROOT, _READ), *_rules_of_dns(service)]
+
+
+def _rules_of_dns(service: str) -> list[Rule]:
+    return [("service", service, "read"), _SHOWN]
+
+
+#: By the names of the options.
+_RULES_BY_PART: Final = {
+    "agents": _rules_of_agents,
+    "operator": _rules_of_operators,
+    "reader": _rules_of_readers,
+    "dns": _rules_of_dns,
+}

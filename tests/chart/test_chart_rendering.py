@@ -125,7 +125,8 @@ def check_consul(documents: Documents) -> None:
 
 
 def check_plain_token(documents: Documents) -> None:
-    """See that a token that would go over the network in the clear is warned of."""
+    """See that a token that would go over the network in the clear is warned of, and whose rules it needs is told."""
+    assert "`tortiectl consul-policy --agents`" in documents["NOTES"]["text"]
     assert "WARNING: the Consul token" in documents["NOTES"]["text"]
     assert "consul_ca_file" not in settings(documents)
 

@@ -111,7 +111,7 @@ async def opened(
     server = make_consul({"acl": {**acl, "tokens": {"master": _MASTER, "agent": _MASTER}}, "ports": {"dns": dns.port}})
     await asyncio.to_thread(server.start)
     tokens: dict[str | None, str | None] = {None: None, "master": _MASTER}
-    for name in ("node n1", "node n2", "operator", "reader", "dns"):
+    for name in ("node n1", "node n2", "agents", "operator", "reader", "dns"):
         token = await asyncio.to_thread(_token, server.address, consul_program, name.replace(" ", "-"), f"--{name}")
         tokens[name.removeprefix("node ")] = token
     async with AsyncExitStack() as stack:
@@ -124,9 +124,10 @@ async def opened(
         yield make
 
 
-async def test_nodes_do_all_their_work(opened: Callable[[str | None], Part]) -> None:
-    """Register, claim, borrow, release, take an empty block of another node, publish, show up: by their own tokens."""
-    parts = {name: opened(name) for name in _NODES}
+@pytest.mark.parametrize("shared", [None, "agents"])
+async def test_nodes_do_all_their_work(shared: str | None, opened: Callable[[str | None], Part]) -> None:
+    """Register, claim, borrow, release, take an empty block of another, publish, show up: by own tokens or one."""
+    parts = {name: opened(shared or name) for name in _NODES}
     operator = opened("operator")
     await operator.store.commit([Put(keys.pool("small"), encode_pool(_POOL), ABSENT)])
     for name, part in parts.items():
@@ -170,6 +171,18 @@ async def test_a_node_writes_nothing_of_another_node_and_nothing_of_the_operator
         await one.store.list(keys.ENDPOINTS)
     with pytest.raises(StoreDenied):
         await one.catalog.register(Instance("other", "n1", "192.0.2.1", 0), Health.PASSING)
+
+
+async def test_nodes_that_share_a_token_write_nothing_of_the_operators(opened: Callable[[str | None], Part]) -> None:
+    """Each node's own they write, whoever it is, and read what operators set."""
+    agents = opened("agents")
+    own = {key for key in _OF_OPERATORS if key in {keys.node("n11"), keys.endpoints("n11")}}
+    writable = {key for key in (*_OF_ANOTHER, *_OF_OPERATORS) if await agents.writes(key)}
+    assert writable == {*_OF_ANOTHER, *own}
+    await opened("operator").store.commit([Put(keys.pool("small"), encode_pool(_POOL), ABSENT)])
+    assert keys.pool("small") in await agents.store.list(keys.CLUSTER)
+    with pytest.raises(StoreDenied):
+        await agents.store.list(keys.ROOT)
 
 
 async def test_a_reader_sees_everything_and_changes_nothing(opened: Callable[[str | None], Part]) -> None:

@@ -64,7 +64,7 @@ def health(lab: Lab) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def lab(wait_until: Callable[..., None]) -> Iterator[Lab]:
-    """Three hosts and a token for each, one for a host to come, one for the operator, who is at work in the fabric."""
+    """Three hosts and a token for each, one that a host to come could share, one for the operator in the fabric."""
     lab = Lab(f"acl{os.getpid()}")
     try:
         lab.up(nodes=3, workloads=1, store="consul")
@@ -83,7 +83,8 @@ def lab(wait_until: Callable[..., None]) -> Iterator[Lab]:
         ready = [*ask, f"{address}/v1/acl/policies"]
         wait_until(lambda: lab.run("fabric", ready).stdout == "200", "Consul has a leader and its lists are on")
         for name, whose, directory in (
-            *((host, ("--node", host), state / host) for host in _HOSTS),
+            *((host, ("--node", host), state / host) for host in _HOSTS[:3]),
+            ("h4", ("--agents",), state / "h4"),
             ("operator", ("--operator",), state),
             ("reader", ("--reader",), state / "reader"),
         ):
