@@ -13,13 +13,14 @@ from bgp import nlri
 from bgp.events import SessionState, SessionStatus
 from bgp.filter import Action, CidrMatch, Rule
 from bgp.peer import Peer, PeerOrigin
+from bgp.policy import RejectedRoutes, Rejection
 from bgp.route import Announcement, routes_alike
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from bgp.address import IPAddress, IPNetwork
-    from bgp.route import LearnedRoute
+    from bgp.route import LearnedRoute, Row
     from bgp.updates import Group, Prefixes
 
 
@@ -170,9 +171,10 @@ def group_document(group: Group) -> dict[str, object]:
     }
 
 
-def read_groups(document: Mapping[str, object], key: str) -> tuple[LearnedRoute, ...]:
+def read_groups(document: Mapping[str, object], key: str) -> tuple[Row, ...]:
     """Return the routes of a field of groups."""
-    return tuple(route for group in mappings(document, key) for route in _read_group(group))
+    rows = map(_read_group, mappings(document, key))
+    return tuple(row for row in rows if row)
 
 
 def _read_group(group: Mapping[str, object]) -> list[LearnedRoute]:
@@ -188,6 +190,25 @@ def _read_group(group: Mapping[str, object]) -> list[LearnedRoute]:
         tuple(texts(group, "cluster_list")),
     )
     return routes_alike(read_prefixes(group, "prefixes"), shared)
+
+
+def rejected_document(rejected: RejectedRoutes) -> dict[str, object]:
+    """Return routes that are not passed on as JSON."""
+    return {
+        "reason": rejected.reason.value,
+        "count": rejected.count,
+        "examples": prefixes_document(rejected.examples),
+    }
+
+
+def read_rejected(document: Mapping[str, object], peer: IPAddress) -> RejectedRoutes:
+    """Return the rejected routes of a JSON document."""
+    return RejectedRoutes(
+        peer=peer,
+        reason=Rejection(document["reason"]),
+        count=integer(document, "count"),
+        examples=tuple(read_prefixes(document, "examples")),
+    )
 
 
 def address(document: Mapping[str, object], key: str) -> IPAddress:

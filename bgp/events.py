@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from bgp.address import IPAddress, IPNetwork
-    from bgp.route import LearnedRoute
+    from bgp.policy import RejectedRoutes
+    from bgp.route import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,12 +17,13 @@ class SpeakerSnapshot:
     """Everything the speaker knows at the moment the agent connects.
 
     `established` are the peers with an established session; `ended` the (peer, IP version) pairs whose End-of-RIB
-    (RFC 4724, section 2) has been seen on that session; `routes` the Adj-RIB-In of all sessions.
+    (RFC 4724, section 2) has been seen on that session; `rows` the Adj-RIB-In of all sessions. If that is much, the
+    snapshot has the beginning and ends nothing: the rest follows as changes, and then each End-of-RIB.
     """
 
     established: frozenset[IPAddress]
     ended: frozenset[tuple[IPAddress, int]]
-    routes: tuple[LearnedRoute, ...]
+    rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class RoutesChanged:
 
     peer: IPAddress
     withdrawn: tuple[IPNetwork, ...]
-    announced: tuple[LearnedRoute, ...]
+    announced: tuple[Row, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +59,23 @@ class EndOfRib:
 
 
 @dataclass(frozen=True, slots=True)
+class RoutesRejected:
+    """All that the peer announces on its session and the speaker does not pass on; none of it is known otherwise."""
+
+    peer: IPAddress
+    rejected: tuple[RejectedRoutes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SpeakerLost:
     """The speaker's socket is gone; everything learned stays, as stale, until a snapshot says otherwise."""
 
     reason: str
 
 
-SpeakerEvent: TypeAlias = SpeakerSnapshot | SessionUp | SessionDown | RoutesChanged | EndOfRib | SpeakerLost
+SpeakerEvent: TypeAlias = (
+    SpeakerSnapshot | SessionUp | SessionDown | RoutesChanged | EndOfRib | RoutesRejected | SpeakerLost
+)
 
 
 class SessionState(Enum):

@@ -9,15 +9,20 @@ import ipaddress
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from bgp import nlri
 from bgp.events import EndOfRib
-from bgp.updates import Group, Prefixes, Update
+from bgp.policy import Rejection
+from bgp.updates import Group, Prefixes, Refused, Update
 
 if TYPE_CHECKING:
     from bgp.address import IPAddress
 
+#: Stands before a row of prefixes that the peer announced and ExaBGP takes for withdrawn.
+REFUSED_MARK: Final = "!"
+#: What ExaBGP then says is wrong, if there are more attributes than it is to take (`bgp.sidecar.bounds`).
+LONG_ATTRIBUTES: Final = "attributes too long"
 _VERSION = {"ipv4": 4, "ipv6": 6}
 _DEFAULT_PREFERENCE = 100
 #: Names ExaBGP gives to communities (IANA, "BGP Well-known Communities").
@@ -152,24 +157,47 @@ def _parse_message(peer: IPAddress, message: Mapping[str, Mapping[str, object]])
     if "eor" in message:
         version = _VERSION[str(message["eor"]["afi"])]
         return EndOfRib(peer, version) if message["eor"]["safi"] == "unicast" else None
-    update = message["update"]
-    withdrawn = tuple(_prefixes(version, rows) for version, rows in _unicast(update.get("withdraw", {})))
-    announced = tuple(_announced(peer, update.get("announce", {}), update.get("attribute", {})))
-    return Update(peer, withdrawn, announced)
+    return _parse_update(peer, message["update"])
 
 
-def _announced(peer: IPAddress, families: object, attributes: object) -> Iterable[Group]:
-    if not isinstance(attributes, Mapping):
-        return
-    shared = _attributes(attributes)
-    for version, by_next_hop in _unicast(families):
-        if not isinstance(by_next_hop, Mapping):
-            continue
-        for next_hop, rows in by_next_hop.items():
-            yield Group(_prefixes(version, rows), (ipaddress.ip_address(next_hop), peer, *shared))
+def _parse_update(peer: IPAddress, update: Mapping[str, object]) -> Update:
+    """Return the update; what of it cannot be understood, or ExaBGP refused, withdraws its prefixes (RFC 7606)."""
+    attributes = update.get("attribute", {})
+    gone: dict[int, tuple[bytes, ...]] = {}
+    refused = []
+    for version, rows in _unicast(update.get("withdraw", {})):
+        gone[version] = _prefixes(version, [row.removeprefix(REFUSED_MARK) for row in rows]).parts
+        marked = [row.removeprefix(REFUSED_MARK) for row in rows if row.startswith(REFUSED_MARK)]
+        if marked:
+            refused.append(Refused(_reason(attributes), _prefixes(version, marked)))
+    announced = []
+    shared = _understood(attributes)
+    for version, by_next_hop in _unicast(update.get("announce", {})):
+        for text, rows in by_next_hop.items():
+            prefixes, next_hop = _prefixes(version, rows), _next_hop(text)
+            if shared is not None and next_hop is not None:
+                announced.append(Group(prefixes, (next_hop, peer, *shared)))
+            else:
+                gone[version] = (*gone.get(version, ()), *prefixes.parts)
+                refused.append(Refused(Rejection.MALFORMED, prefixes))
+    withdrawn = tuple(Prefixes(version, parts) for version, parts in gone.items())
+    return Update(peer, withdrawn, tuple(announced), tuple(refused))
 
 
-def _unicast(families: object) -> list[tuple[int, object]]:
+def _reason(attributes: object) -> Rejection:
+    """Return why ExaBGP takes an announcement for a withdrawal."""
+    error = attributes.get("error") if isinstance(attributes, Mapping) else None
+    return Rejection.LONG_ATTRIBUTES if error == LONG_ATTRIBUTES else Rejection.MALFORMED
+
+
+def _next_hop(text: str) -> IPAddress | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+def _unicast(families: object) -> list[tuple[int, Any]]:
     if not isinstance(families, Mapping):
         return []
     return [
@@ -184,6 +212,13 @@ def _prefixes(version: int, rows: object) -> Prefixes:
 
 
 _Attributes: TypeAlias = tuple[tuple[int, ...], int, int, str, tuple[tuple[int, int], ...], str, tuple[str, ...]]
+
+
+def _understood(attributes: object) -> _Attributes | None:
+    try:
+        return _attributes(attributes) if isinstance(attributes, Mapping) else None
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return None
 
 
 def _attributes(attributes: Mapping[str, object]) -> _Attributes:

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 
 class Rejection(Enum):
-    """Why a route was not accepted; the value is the label of its counter."""
+    """Why a route was not accepted; the value is the label of its counter.
+
+    The last three are found by the speaker, which passes on no more of such a route than that it is there.
+    """
 
     DEFAULT_ROUTE = "default_route"
     OUTSIDE_POOLS = "outside_pools"
@@ -37,6 +40,19 @@ class Rejection(Enum):
     HOST_SUBNET = "host_subnet"
     FILTERED = "filtered"
     TOO_MANY_PREFIXES = "too_many_prefixes"
+    MALFORMED = "malformed"
+    LONG_ATTRIBUTES = "long_attributes"
+    SESSION_FULL = "session_full"
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedRoutes:
+    """How many routes of one peer were refused by one rule, and the first prefixes of them."""
+
+    peer: IPAddress
+    reason: Rejection
+    count: int
+    examples: tuple[IPNetwork, ...]
 
 
 @dataclass(frozen=True, slots=True)

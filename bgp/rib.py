@@ -11,15 +11,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bgp.events import EndOfRib, RoutesChanged, SessionDown, SessionUp, SpeakerLost, SpeakerSnapshot
+from bgp.events import EndOfRib, RoutesChanged, RoutesRejected, SessionDown, SessionUp, SpeakerLost, SpeakerSnapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection
 
     from bgp.address import IPAddress, IPNetwork
     from bgp.events import SpeakerEvent
     from bgp.peer import Peer
-    from bgp.route import LearnedRoute
+    from bgp.policy import RejectedRoutes
+    from bgp.route import LearnedRoute, Row
 
 #: The families a session carries, as IP versions.
 VERSIONS = frozenset({4, 6})
@@ -31,7 +32,7 @@ class _PeerRib:
 
     `restart_time_seconds` is None while the peer is not configured: what it announces is kept, so that nothing is
     missing if it is configured while its session stands, but none of it is used. `settle_at` is None once the peer has
-    settled, `stale_until` while nothing is stale.
+    settled, `stale_until` while nothing is stale. `rejected` is what the speaker does not pass on.
     """
 
     restart_time_seconds: int | None = None
@@ -40,6 +41,7 @@ class _PeerRib:
     stale: set[IPNetwork] = field(default_factory=set)
     stale_until: float | None = None
     ended: set[int] = field(default_factory=set)
+    rejected: tuple[RejectedRoutes, ...] = ()
 
     def configure(self, restart_time_seconds: int, heard: float) -> None:
         """Use what the peer announces from now on, if it was not used before."""
@@ -53,6 +55,7 @@ class _PeerRib:
             self.stale_until = None
         self.stale.update(self.routes)
         self.ended.clear()
+        self.rejected = ()
         if self.stale and self.stale_until is None:
             self.stale_until = heard + (self.restart_time_seconds or 0)
 
@@ -83,11 +86,12 @@ class _PeerRib:
         for prefix in event.withdrawn:
             self.routes.pop(prefix, None)
             self.stale.discard(prefix)
-        self.learn(event.announced)
+        for row in event.announced:
+            self.learn(row)
 
-    def learn(self, routes: Iterable[LearnedRoute]) -> None:
+    def learn(self, row: Row) -> None:
         """Take in routes the peer announced."""
-        learned = {route.prefix: route for route in routes}
+        learned = {route.prefix: route for route in row}
         self.routes.update(learned)
         if self.stale:
             self.stale.difference_update(learned)
@@ -162,8 +166,17 @@ class AdjRibIn:
         return by_prefix
 
     def route_counts(self) -> dict[IPAddress, int]:
-        """Return how many routes each configured peer has announced."""
-        return {peer: len(rib.routes) for peer, rib in self._peers.items() if rib.restart_time_seconds is not None}
+        """Return how many prefixes each configured peer announces, whether the speaker passes them on or not."""
+        return {
+            peer: len(rib.routes) + sum(routes.count for routes in rib.rejected)
+            for peer, rib in self._peers.items()
+            if rib.restart_time_seconds is not None
+        }
+
+    def rejected(self) -> tuple[RejectedRoutes, ...]:
+        """Return what configured peers announce and the speaker does not pass on."""
+        ribs = (rib for rib in self._peers.values() if rib.restart_time_seconds is not None)
+        return tuple(routes for rib in ribs for routes in rib.rejected)
 
     def stale_count(self) -> int:
         """Return how many routes are stale."""
@@ -191,12 +204,12 @@ class AdjRibIn:
     def _replace(self, snapshot: SpeakerSnapshot, heard: float) -> None:
         for rib in self._peers.values():
             rib.retain(heard)
-        for route in snapshot.routes:
-            self._peers.setdefault(route.peer, _PeerRib()).learn([route])
+        for row in snapshot.rows:
+            self._peers.setdefault(row[0].peer, _PeerRib()).learn(row)
         for address, version in snapshot.ended:
             self._peers.setdefault(address, _PeerRib()).end(version)
 
-    def _apply(self, event: SessionUp | SessionDown | RoutesChanged | EndOfRib, heard: float) -> None:
+    def _apply(self, event: SessionUp | SessionDown | RoutesChanged | EndOfRib | RoutesRejected, heard: float) -> None:
         rib = self._peers.setdefault(event.peer, _PeerRib())
         if isinstance(event, SessionUp):
             rib.begin(heard)
@@ -204,6 +217,8 @@ class AdjRibIn:
             rib.end(event.version)
         elif isinstance(event, RoutesChanged):
             rib.change(event)
+        elif isinstance(event, RoutesRejected):
+            rib.rejected = event.rejected
         elif rib.restart_time_seconds is None:
             del self._peers[event.peer]
         else:

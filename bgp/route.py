@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from bgp.address import IPAddress, IPNetwork
 
@@ -40,6 +40,10 @@ class LearnedRoute(NamedTuple):
     communities: tuple[tuple[int, int], ...] = ()
     originator_id: str = ""
     cluster_list: tuple[str, ...] = ()
+
+
+#: Routes that were announced together: at least one, and they share everything but their prefixes.
+Row: TypeAlias = "Sequence[LearnedRoute]"
 
 
 def routes_alike(prefixes: Iterable[IPNetwork], shared: tuple[object, ...]) -> list[LearnedRoute]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from bgp.address import IPAddress
+    from bgp.policy import Rejection
 
 #: The fields of `LearnedRoute` from `next_hop` on.
 Shared: TypeAlias = tuple[
@@ -39,12 +40,24 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """Prefixes that were announced in a way that counts as their withdrawal (RFC 7606, section 2)."""
+
+    reason: Rejection
+    prefixes: Prefixes
+
+
+@dataclass(frozen=True, slots=True)
 class Update:
-    """One update of a peer: the withdrawals come first, then what it announces."""
+    """One update of a peer: the withdrawals come first, then what it announces.
+
+    `withdrawn` has each IP version once at most; what is `refused` is among them.
+    """
 
     peer: IPAddress
     withdrawn: tuple[Prefixes, ...]
     announced: tuple[Group, ...]
+    refused: tuple[Refused, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

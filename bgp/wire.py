@@ -2,11 +2,14 @@
 
 Sidecar to client
     hello        protocol: int; always first
-    snapshot     established: [address], ended: [{peer, version}], routes: [group]; once, when the sidecar knows
+    snapshot     established: [address], ended: [{peer, version}], routes: [group]; once, when the sidecar knows. If
+                 there are many routes, these are the first: the others follow in `routes`, then what has ended
     up           peer
     down         peer, reason
     routes       peer, withdrawn: prefixes, announced: [group]
     end-of-rib   peer, version
+    rejected     peer, rejected: [{reason, count, examples: prefixes}]; all that the sidecar keeps to itself of what the
+                 peer announces on its session, after the snapshot and when it has changed
     sessions     sessions: [{peer, state, since, info}]; the whole list, after the snapshot and whenever it changes
     told         prefixes; the announcements that every established session has been given, whenever they change
     heartbeat    nothing; at least every HEARTBEAT_SECONDS
@@ -27,8 +30,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from bgp import documents
-from bgp.events import EndOfRib, RoutesChanged, SessionDown, SessionUp, SpeakerSnapshot
+from bgp.events import EndOfRib, RoutesChanged, RoutesRejected, SessionDown, SessionUp, SpeakerSnapshot
 from bgp.messages import Desired, Heartbeat, Hello, Refusal, Sessions, Told
+from bgp.policy import Rejection
 from bgp.updates import Known, Update
 
 if TYPE_CHECKING:
@@ -39,8 +43,10 @@ Document: TypeAlias = Mapping[str, object]
 PROTOCOL: Final = 2
 #: A client that hears nothing for three times as long may take the sidecar for gone.
 HEARTBEAT_SECONDS: Final = 5.0
-#: The longest line either side accepts; 100,000 routes take about 3 MB.
+#: The longest line either side accepts. The sidecar's are much shorter; those of an agent hold its whole wish.
 MAX_LINE_BYTES: Final = 64 * 1024 * 1024
+#: Reasons that are understood; a later sidecar may know more.
+_REASONS: Final = frozenset(reason.value for reason in Rejection)
 
 
 class MalformedMessage(ValueError):
@@ -66,7 +72,7 @@ def decode(line: bytes | str) -> Message | None:
         raise MalformedMessage(reason) from error
 
 
-def _document(message: Outgoing) -> dict[str, object]:  # noqa: PLR0911 - one kind of message, one return
+def _document(message: Outgoing) -> dict[str, object]:  # noqa: PLR0911, PLR0912 - one kind of message, one return
     match message:
         case Hello(protocol):
             return {"type": "hello", "protocol": protocol}
@@ -104,6 +110,12 @@ def _document(message: Outgoing) -> dict[str, object]:  # noqa: PLR0911 - one ki
             }
         case EndOfRib(peer, version):
             return {"type": "end-of-rib", "peer": str(peer), "version": version}
+        case RoutesRejected(peer, rejected):
+            return {
+                "type": "rejected",
+                "peer": str(peer),
+                "rejected": [documents.rejected_document(routes) for routes in rejected],
+            }
         case _:
             raise TypeError(f"{type(message).__name__} is no message of the socket protocol")
 
@@ -144,7 +156,7 @@ def _read_snapshot(document: Document) -> SpeakerSnapshot:
             (documents.address(item, "peer"), documents.integer(item, "version"))
             for item in documents.mappings(document, "ended")
         ),
-        routes=documents.read_groups(document, "routes"),
+        rows=documents.read_groups(document, "routes"),
     )
 
 
@@ -168,6 +180,14 @@ def _read_end_of_rib(document: Document) -> EndOfRib:
     return EndOfRib(documents.address(document, "peer"), documents.integer(document, "version"))
 
 
+def _read_rejected(document: Document) -> RoutesRejected:
+    peer = documents.address(document, "peer")
+    items = documents.mappings(document, "rejected")
+    return RoutesRejected(
+        peer, tuple(documents.read_rejected(item, peer) for item in items if item["reason"] in _REASONS)
+    )
+
+
 _READERS: Mapping[str, Callable[[Document], Message]] = {
     "hello": _read_hello,
     "heartbeat": _read_heartbeat,
@@ -180,4 +200,5 @@ _READERS: Mapping[str, Callable[[Document], Message]] = {
     "down": _read_down,
     "routes": _read_changes,
     "end-of-rib": _read_end_of_rib,
+    "rejected": _read_rejected,
 }

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import socket
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bgp import wire
@@ -21,10 +22,41 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+@dataclass(eq=False, slots=True)
+class _Client:
+    """One that is connected; what happens while it is being greeted is `behind` the greeting, else that is None."""
+
+    writer: asyncio.StreamWriter
+    behind: list[bytes] | None = None
+    behind_bytes: int = 0
+
+    def tell(self, line: bytes) -> None:
+        """Queue a line; a client with more queued than the longest line does not read, and is cut off."""
+        if self.behind is not None:
+            self.behind.append(line)
+            self.behind_bytes += len(line)
+        else:
+            self.writer.write(line)
+        if self.behind_bytes + self.writer.transport.get_write_buffer_size() > wire.MAX_LINE_BYTES + len(line):
+            log.warning("client does not read; cut off")
+            self.writer.transport.abort()
+
+    async def greet(self, greeting: Iterable[Outgoing]) -> None:
+        """Send the greeting no faster than it is read, for it may be long, and then what happened meanwhile."""
+        self.behind = []
+        for message in greeting:
+            self.writer.write(wire.encode(message))
+            await self.writer.drain()
+            await asyncio.sleep(0)  # there are others, and ExaBGP must never wait
+        self.writer.write(b"".join(self.behind))
+        self.behind, self.behind_bytes = None, 0
+
+
 class Clients:
     """Serves any number of clients; one that does not read is cut off, and gets a snapshot when it comes back.
 
-    `greeting` returns what a new client is told after the hello; `on_desired` takes what a client wants.
+    `greeting` returns what a client is told after the hello, as of the moment it is called, once `ready` is set; before
+    that there is nothing to tell but heartbeats. `on_desired` takes what a client wants.
     """
 
     def __init__(
@@ -37,9 +69,10 @@ class Clients:
         self._path = path
         self._greeting = greeting
         self._on_desired = on_desired
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._clients: set[_Client] = set()
         self._server: asyncio.Server | None = None
         self._inode: int | None = None
+        self.ready = asyncio.Event()
 
     async def open(self) -> None:
         """Listen on the path, mode 0600, in place of whatever socket was there."""
@@ -50,8 +83,8 @@ class Clients:
         """Cut everybody off, and remove the socket unless another process has put its own there."""
         if self._server is not None:
             self._server.close()
-        for writer in self._writers:
-            writer.transport.abort()
+        for client in self._clients:
+            client.writer.transport.abort()
         with contextlib.suppress(FileNotFoundError):
             if self._path.stat().st_ino == self._inode:
                 self._path.unlink()
@@ -59,42 +92,34 @@ class Clients:
     def broadcast(self, message: Outgoing) -> None:
         """Tell everybody."""
         line = wire.encode(message)
-        for writer in self._writers:
-            _write(writer, line)
+        for client in self._clients:
+            client.tell(line)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        _write(writer, wire.encode(Hello(wire.PROTOCOL)))
-        for message in self._greeting():
-            _write(writer, wire.encode(message))
-        self._writers.add(writer)
+        client = _Client(writer)
+        client.tell(wire.encode(Hello(wire.PROTOCOL)))
+        self._clients.add(client)
         try:
+            await self.ready.wait()
+            await client.greet(self._greeting())
             while line := await reader.readline():
-                self._take(line, writer)
+                self._take(line, client)
         except (ConnectionError, ValueError) as error:
             # ValueError: a line longer than the protocol allows.
             log.warning("client cut off", extra={"reason": str(error)})
         finally:
-            self._writers.discard(writer)
+            self._clients.discard(client)
             writer.transport.abort()
 
-    def _take(self, line: bytes, writer: asyncio.StreamWriter) -> None:
+    def _take(self, line: bytes, client: _Client) -> None:
         try:
             message = wire.decode(line)
         except wire.MalformedMessage as error:
             log.warning("client not understood", extra={"reason": str(error)})
-            _write(writer, wire.encode(Refusal(str(error))))
+            client.tell(wire.encode(Refusal(str(error))))
             return
         if isinstance(message, Desired):
             self._on_desired(message)
-
-
-def _write(writer: asyncio.StreamWriter, line: bytes) -> None:
-    """Queue a line; a client with more queued than the longest line does not read, and is cut off."""
-    if writer.transport.get_write_buffer_size() > wire.MAX_LINE_BYTES:
-        log.warning("client does not read; cut off")
-        writer.transport.abort()
-    else:
-        writer.write(line)
 
 
 def _listen(path: Path) -> tuple[socket.socket, int]:

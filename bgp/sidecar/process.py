@@ -11,6 +11,7 @@ import asyncio
 import logging
 import signal
 import time
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from bgp import exabgp_commands, exabgp_events, wire
@@ -27,6 +28,7 @@ from bgp.sidecar.files import (
     save_desired,
     write_configuration,
 )
+from bgp.sidecar.portions import portions
 from bgp.sidecar.state import SidecarState
 from bgp.sidecar.steps import Flush, Reload
 
@@ -71,7 +73,6 @@ class Sidecar:
         self._deferred: dict[Step | type[Reload], asyncio.TimerHandle] = {}
         #: What was asked for last, until the loop takes it: what was asked for before need not be gone through.
         self._wish: Desired | None = None
-        self._knows = False
         self._told: Sessions | None = None
         self._announced: Told | None = None
 
@@ -111,6 +112,7 @@ class Sidecar:
         while True:
             await asyncio.sleep(wire.HEARTBEAT_SECONDS)
             self._clients.broadcast(Heartbeat())
+            self._tell_rejections()
 
     # ------------------------------------------------------------------------------------------------------- input
 
@@ -135,9 +137,7 @@ class Sidecar:
         await channel.command(exabgp_commands.SHOW_ROUTES, on_line=on_routes)
         answer = await channel.command(exabgp_commands.SHOW_CONFIGURATION)
         self._state.reloaded(exabgp_events.parse_loaded(answer.lines))
-        self._knows = True
-        for message in self._greeting():
-            self._clients.broadcast(message)
+        self._clients.ready.set()
         log.info("sidecar ready", extra={"peers": len(self._state.loaded)})
 
     def _on_event(self, line: str) -> None:
@@ -145,7 +145,7 @@ class Sidecar:
         if event is None:
             return
         told = self._state.observe(event)
-        if told is not None and self._knows:
+        if told is not None and self._clients.ready.is_set():
             self._clients.broadcast(told)
         if isinstance(event, PeerUp | PeerDown | PeerConnected):
             self._tell_sessions()
@@ -227,16 +227,21 @@ class Sidecar:
         self._wake.set()
 
     def _greeting(self) -> Iterable[Outgoing]:
-        if not self._knows:
-            return ()
-        greeting = (self._state.snapshot(), Sessions(self._state.statuses()))
-        return greeting if self._announced is None else (*greeting, self._announced)
+        """Return everything as of now."""
+        sessions = Sessions(self._state.statuses())
+        announced = () if self._announced is None else (self._announced,)
+        return chain(portions(self._state.snapshot()), self._state.rejections(), [sessions], announced)
 
     def _tell_sessions(self) -> None:
         sessions = Sessions(self._state.statuses())
-        if self._knows and sessions != self._told:
+        if self._clients.ready.is_set() and sessions != self._told:
             self._told = sessions
             self._clients.broadcast(sessions)
+
+    def _tell_rejections(self) -> None:
+        if self._clients.ready.is_set():
+            for rejections in self._state.new_rejections():
+                self._clients.broadcast(rejections)
 
     def _tell_announced(self) -> None:
         announced = Told(frozenset(each.prefix for each in self._state.desired.announcements))

@@ -8,6 +8,7 @@ same form. These are replacements of attributes of ExaBGP's classes, as the repa
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Final
 
 from exabgp.bgp.message.action import Action
@@ -19,6 +20,8 @@ from exabgp.rib.change import Change
 from exabgp.rib.incoming import IncomingRIB
 
 from bgp import nlri
+from bgp.exabgp_events import REFUSED_MARK
+from bgp.holding import Holding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,24 +29,51 @@ if TYPE_CHECKING:
 _VERSION: Final = {AFI.ipv4: 4, AFI.ipv6: 6}
 #: "Invalid Network Field" of an update (RFC 4271, section 6.3).
 _INVALID_NETWORK_FIELD: Final = (3, 10)
+#: Under what ExaBGP's Adj-RIB-In has what was learned.
+_LEARNED: Final = "learned"
+#: So long the attributes of a route are at most, as JSON, if nobody means harm.
+_COMMON_CHARACTERS: Final = 512
 
 
 class Row(NLRI):  # type: ignore[misc]  # ExaBGP has no types
-    """What one field of an update holds: prefixes of one family and with one action, each by itself in `parts`."""
+    """What one field of an update holds: prefixes of one family and with one action, each by itself in `parts`.
+
+    ExaBGP makes a withdrawal of an announcement that it refuses (RFC 7606): an event then has a mark before it.
+    """
 
     def __init__(self, afi: Any, safi: Any, action: Any, parts: list[bytes]) -> None:  # noqa: ANN401 - ExaBGP's
         super().__init__(afi, safi, action)
         self.parts = parts
         self.nexthop = NoNextHop
+        self._was = action
 
     def json(self, compact: bool | None = None) -> str:  # noqa: ARG002, FBT001 - ExaBGP's signature
         """Return what an event holds of it."""
-        return f'"{b"".join(self.parts).hex()}"'
+        mark = "" if self.action == self._was else REFUSED_MARK
+        return f'"{mark}{b"".join(self.parts).hex()}"'
 
     def as_dict(self) -> dict[str, object]:
         """Return what an answer holds of it."""
         family = {"afi": str(self.afi), "safi": str(self.safi)}
         return {"prefixes": b"".join(self.parts).hex(), "nexthop": str(self.nexthop), "family": family}
+
+
+class _Told:
+    """What a row was announced with: its family, its next hop and its attributes as JSON."""
+
+    __slots__ = ("afi", "nexthop", "safi", "text")
+
+    def __init__(self, row: Row, text: str) -> None:
+        self.afi, self.safi, self.nexthop = row.afi, row.safi, row.nexthop
+        self.text = text
+
+    def weight(self) -> int:
+        """Return how much it weighs beside its prefixes."""
+        return len(self.text) // _COMMON_CHARACTERS
+
+    def as_dict(self) -> object:
+        """Return what an answer holds of the attributes."""
+        return json.loads(f"{{{self.text}}}")
 
 
 def apply() -> None:
@@ -71,7 +101,11 @@ def take_prefixes_by_the_row() -> None:
 
 
 def keep_prefixes_by_the_row() -> None:
-    """Keep for each learned prefix what it was announced with, and show together what was announced together."""
+    """Keep for each learned prefix what it was announced with, and show together what was announced together.
+
+    What is kept is bounded, and attributes are kept as the text that events have of them, which takes a tenth of the
+    room.
+    """
     update = IncomingRIB.update_cache
 
     def update_cache(self: Any, change: Any) -> None:  # noqa: ANN401 - ExaBGP's
@@ -79,22 +113,21 @@ def keep_prefixes_by_the_row() -> None:
         if not isinstance(row, Row):
             update(self, change)
             return
-        kept = self._seen.setdefault(row.family().afi_safi(), {})
+        # In the place of what ExaBGP keeps, so that it goes with that.
+        learned = self._seen.get(_LEARNED)
+        if learned is None:
+            learned = self._seen[_LEARNED] = Holding[_Told](_Told.weight)
         if row.action == Action.ANNOUNCE:
-            kept.update(dict.fromkeys(row.parts, change))
+            learned.put(_VERSION[row.afi], row.parts, _Told(row, change.attributes.json()))
         else:
-            for part in row.parts:
-                kept.pop(part, None)
+            learned.drop(_VERSION[row.afi], row.parts)
 
     def cached_changes(self: Any, families: Any = None, actions: Any = None) -> Iterator[Any]:  # noqa: ANN401, ARG001 - ExaBGP's
-        for kept in self._seen.values():
-            parts_by_change: dict[int, tuple[Any, list[bytes]]] = {}
-            for part, change in kept.items():
-                parts_by_change.setdefault(id(change), (change, []))[1].append(part)
-            for change, parts in parts_by_change.values():
-                row = Row(change.nlri.afi, change.nlri.safi, Action.ANNOUNCE, parts)
-                row.nexthop = change.nlri.nexthop
-                yield Change(row, change.attributes)
+        learned = self._seen.get(_LEARNED)
+        for _, told, parts in () if learned is None else learned.alike():
+            row = Row(told.afi, told.safi, Action.ANNOUNCE, parts)
+            row.nexthop = told.nexthop
+            yield Change(row, told)
 
     IncomingRIB.update_cache = update_cache
     IncomingRIB.cached_changes = cached_changes

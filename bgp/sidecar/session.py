@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
 
-from bgp import exabgp_commands
+from bgp import exabgp_commands, nlri
 from bgp.events import EndOfRib, SessionDown, SessionState
+from bgp.holding import Holding
+from bgp.policy import RejectedRoutes, Rejection
 from bgp.sidecar.steps import Change, Ending, Flush
 from bgp.updates import Group, Prefixes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bgp.address import IPAddress
+    from bgp.address import IPAddress, IPNetwork
     from bgp.updates import Shared, Update
+
+#: ASes, communities and reflectors: so many a route has at most, all together, if nobody means harm.
+_COMMON_ELEMENTS: Final = 16
+#: How many prefixes are named of those that are not passed on.
+_EXAMPLES: Final = 5
 
 
 @dataclass(slots=True)
@@ -24,14 +32,17 @@ class Session:
     `unsure` are those of `sent` that a former sidecar may have sent or not. `queued` holds the attribute text of each
     prefix's last change since the queue was last seen empty. `in_sync` says that nothing is left to be sent,
     `announced_last` that the last change since it was so was an announcement. Prefixes that are sent are kept as text:
-    they are compared by the thousand for each peer, and texts compare much faster. `routes` has what each learned
-    prefix was announced with, by IP version and octets.
+    they are compared by the thousand for each peer, and texts compare much faster. `known` has for each prefix what it
+    was announced with, or why that counts as a withdrawal; `refuses` says whether there ever was a reason, and
+    `told_rejected` is what clients were told of it last.
     """
 
     state: SessionState
     since: float
     info: str = ""
-    routes: dict[int, dict[bytes, Shared]] = field(default_factory=lambda: {4: {}, 6: {}})
+    known: Holding[Shared | Rejection] = field(default_factory=lambda: Holding(_weight))
+    refuses: bool = False
+    told_rejected: tuple[RejectedRoutes, ...] = ()
     received_ends: set[int] = field(default_factory=set)
     sent: dict[str, str] = field(default_factory=dict)
     unsure: set[str] = field(default_factory=set)
@@ -51,34 +62,48 @@ class Session:
         self.unsure = set(texts)
         self.queued = dict.fromkeys(texts, "")
 
-    def learn(self, event: Update | EndOfRib) -> None:
-        """Take what the peer told."""
+    def learn(self, event: Update | EndOfRib) -> Update | EndOfRib:
+        """Take what the peer told, and return what a client should hear of it: less, if there is no room for all."""
         if isinstance(event, EndOfRib):
             self.received_ends.add(event.version)
-            return
+            return event
         for gone in event.withdrawn:
-            for part in gone.parts:
-                self.routes[gone.version].pop(part, None)
-        for group in event.announced:
-            self.keep(group)
+            self.known.drop(gone.version, gone.parts)
+        for refused in event.refused:
+            self.refuses = True
+            self.known.put(refused.prefixes.version, refused.prefixes.parts, refused.reason)
+        beyond = [self.keep(group) for group in event.announced]
+        return _without(event, beyond) if any(beyond) else event
 
-    def keep(self, group: Group) -> None:
-        """Take routes that the peer announced."""
-        self.routes[group.prefixes.version].update(dict.fromkeys(group.prefixes.parts, group.shared))
+    def keep(self, group: Group) -> tuple[bytes, ...]:
+        """Take routes that the peer announced, and return the prefixes for which there is no room."""
+        beyond = self.known.put(group.prefixes.version, group.prefixes.parts, group.shared)
+        self.refuses = self.refuses or bool(beyond)
+        return beyond
 
     def groups(self) -> list[Group]:
         """Return all routes that were learned."""
-        groups = []
-        for version, shared_by_part in self.routes.items():
-            # Routes that came together share their attributes: to compare those by identity first takes much less time.
-            alike: dict[int, tuple[Shared, list[bytes]]] = {}
-            for part, shared in shared_by_part.items():
-                alike.setdefault(id(shared), (shared, []))[1].append(part)
-            parts_by_shared: dict[Shared, list[bytes]] = {}
-            for shared, parts in alike.values():
-                parts_by_shared.setdefault(shared, []).extend(parts)
-            groups += [Group(Prefixes(version, tuple(parts)), shared) for shared, parts in parts_by_shared.items()]
-        return groups
+        parts_by_shared: dict[tuple[int, Shared], list[bytes]] = {}
+        for version, shared, parts in self.known.alike():
+            if not isinstance(shared, Rejection):
+                parts_by_shared.setdefault((version, shared), []).extend(parts)
+        return [Group(Prefixes(version, tuple(parts)), shared) for (version, shared), parts in parts_by_shared.items()]
+
+    def rejected(self, peer: IPAddress) -> tuple[RejectedRoutes, ...]:
+        """Return what the peer announces and is not passed on."""
+        if not self.refuses:
+            return ()
+        counts: Counter[Rejection] = Counter({Rejection.SESSION_FULL: self.known.left_out})
+        examples: dict[Rejection, list[IPNetwork]] = {}
+        for version, reason, parts in self.known.alike():
+            if isinstance(reason, Rejection):
+                counts[reason] += len(parts)
+                examples.setdefault(reason, []).extend(nlri.prefixes(version, b"".join(parts[:_EXAMPLES])))
+        return tuple(
+            RejectedRoutes(peer, reason, count, tuple(examples.get(reason, ())[:_EXAMPLES]))
+            for reason, count in sorted(counts.items(), key=lambda item: item[0].value)
+            if count
+        )
 
     def note(self, step: Change | Ending | Flush) -> None:
         """Note what is sent, or that the queue was seen empty."""
@@ -127,6 +152,30 @@ class Session:
                 self.sent[prefix] = change.attributes
             else:
                 self.sent.pop(prefix, None)
+
+
+def _weight(what: Shared | Rejection) -> int:
+    """Return how much room it takes beside its prefixes, in prefixes: none, if it is of a common size."""
+    if isinstance(what, Rejection):
+        return 0
+    _, _, as_path, _, _, _, communities, _, cluster_list = what
+    return (len(as_path) + len(communities) + len(cluster_list)) // _COMMON_ELEMENTS
+
+
+def _without(update: Update, beyond: list[tuple[bytes, ...]]) -> Update:
+    """Return the update with those prefixes of each group withdrawn instead."""
+    gone = {each.version: each.parts for each in update.withdrawn}
+    announced = []
+    for group, parts in zip(update.announced, map(frozenset, beyond), strict=True):
+        version = group.prefixes.version
+        gone[version] = (*gone.get(version, ()), *parts)
+        left = tuple(part for part in group.prefixes.parts if part not in parts)
+        announced.append(Group(Prefixes(version, left), group.shared))
+    return replace(
+        update,
+        withdrawn=tuple(Prefixes(version, parts) for version, parts in gone.items()),
+        announced=tuple(announced),
+    )
 
 
 def lost(address: IPAddress, session: Session | None, reason: str) -> SessionDown | None:

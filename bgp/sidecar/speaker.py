@@ -1,4 +1,4 @@
-"""ExaBGP in this process, with its settings and the repairs of `bgp.sidecar.repairs`."""
+"""ExaBGP in this process, with its settings, and with what `bgp.sidecar` repairs, bounds and hastens in it."""
 
 from __future__ import annotations
 
@@ -52,10 +52,11 @@ def _start() -> None:
     from exabgp.application.main import main  # noqa: PLC0415 - see above
     from exabgp.reactor.asynchronous import ASYNC  # noqa: PLC0415 - see above
 
-    from bgp.sidecar import haste, repairs, rows  # noqa: PLC0415 - they import ExaBGP
+    from bgp.sidecar import bounds, haste, repairs, rows  # noqa: PLC0415 - they import ExaBGP
 
     ASYNC.LIMIT = _CHANGES_A_ROUND
     repairs.apply()
+    bounds.apply()
     haste.apply()
     rows.apply()
     sys.exit(main())

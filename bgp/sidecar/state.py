@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from bgp import exabgp_commands
 from bgp.advertisement import outbound
-from bgp.events import SessionState, SessionStatus, SessionUp
+from bgp.events import RoutesRejected, SessionState, SessionStatus, SessionUp
 from bgp.exabgp_config import fingerprint, refusal
 from bgp.exabgp_events import PeerConnected, PeerDown, PeerUp
 from bgp.messages import Desired
@@ -112,19 +112,31 @@ class SidecarState:
             return lost(event.peer, session, event.reason)
         if session is None:
             return None
-        session.learn(event)
-        return event
+        return session.learn(event)
 
     def snapshot(self) -> Known:
         """Return what is established and learned, also from peers that are leaving: they may be desired again."""
-        sessions = {address: session for address, session in self.sessions.items() if session.is_established}
+        sessions = self._standing()
         return Known(
-            established=frozenset(sessions),
-            ended=frozenset(
-                (address, version) for address, session in sessions.items() for version in session.received_ends
-            ),
-            routes=tuple(group for session in sessions.values() for group in session.groups()),
+            established=frozenset(address for address, _ in sessions),
+            ended=frozenset((address, version) for address, session in sessions for version in session.received_ends),
+            routes=tuple(group for _, session in sessions for group in session.groups()),
         )
+
+    def rejections(self) -> list[RoutesRejected]:
+        """Return what of each session is not passed on, if there is anything."""
+        found = [RoutesRejected(address, session.rejected(address)) for address, session in self._standing()]
+        return [each for each in found if each.rejected]
+
+    def new_rejections(self) -> list[RoutesRejected]:
+        """Return what of each session is not passed on, if that is not as it was when this was asked before."""
+        found = []
+        for address, session in self._standing():
+            rejected = session.rejected(address)
+            if rejected != session.told_rejected:
+                session.told_rejected = rejected
+                found.append(RoutesRejected(address, rejected))
+        return found
 
     def statuses(self) -> tuple[SessionStatus, ...]:
         """Return what is observed of every desired peer, in the order they were given."""
@@ -197,6 +209,9 @@ class SidecarState:
         if forgotten:
             self.retiring = {}
         return forgotten
+
+    def _standing(self) -> list[tuple[IPAddress, Session]]:
+        return [(address, session) for address, session in self.sessions.items() if session.is_established]
 
     def _reload(self) -> Reload:
         self._changes_before_reload = 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from bgp.advertisement import announcements
 from bgp.peering import peering
+from bgp.policy import RejectedRoutes
 from bgp.prefixes import PrefixSet
 from bgp.topology import Router
 from controller.agent.selection import Grounds, Selection
@@ -54,7 +55,7 @@ class Knowledge:
     blocks may be right, and is left alone.
     `peers` are those configured, and `route_count_by_peer` says how much each announced. `learned` maps each prefix to
     all routes for it; `settled` says whether what is not among them is really gone. `speaking` are the peers that the
-    speaker was heard to have a session with, None before it was heard.
+    speaker was heard to have a session with, None before it was heard, `rejected` is what it does not pass on.
     """
 
     node: Node
@@ -69,16 +70,7 @@ class Knowledge:
     drain: DrainPhase
     unread: tuple[IPNetwork, ...] = ()
     speaking: frozenset[IPAddress] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RejectedRoutes:
-    """How many routes of one peer were refused by one rule, and the first prefixes of them."""
-
-    peer: IPAddress
-    reason: Rejection
-    count: int
-    examples: tuple[IPNetwork, ...]
+    rejected: tuple[RejectedRoutes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +128,7 @@ def decide(known: Knowledge, selection: Selection | None = None) -> Decision:
         routes=DesiredRoutes(routes, Sweep.EVERYTHING if may_sweep_all else Sweep.LOCAL, spared=known.unread),
         announcements=announced,
         learned_count=learned_count,
-        rejected=_rejected(chosen),
+        rejected=(*known.rejected, *_rejected(chosen)),
         unresolved=chosen.unresolved(),
         drain=known.drain,
         leaves_speaker=_leaves_speaker(known, announced),

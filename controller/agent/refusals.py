@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from bgp.policy import Rejection
-    from controller.agent.decision import RejectedRoutes
+    from bgp.policy import RejectedRoutes, Rejection
     from ipam.address import IPAddress
 
 log = logging.getLogger(__name__)

@@ -199,6 +199,7 @@ class Routing:
             drain=self._drain_phase(),
             unread=tuple(self._assigner.unread_blocks()),
             speaking=self._speaking,
+            rejected=self._rib.rejected(),
         )
 
     def _own_blocks(self) -> tuple[IPNetwork, ...]:

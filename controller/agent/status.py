@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from bgp.events import SessionStatus
     from bgp.peer import Peer
-    from controller.agent.decision import Decision, RejectedRoutes
+    from bgp.policy import RejectedRoutes
+    from controller.agent.decision import Decision
     from controller.datamodel.records import Node
     from controller.ports import ForeignRoute, RouteFailure
     from ipam.address import IPAddress, IPNetwork

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import re
 from typing import TYPE_CHECKING
 
 from bgp import wire
@@ -33,6 +34,9 @@ _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 2.0
 _CONNECT_SECONDS = 5.0
 _SILENCE_SECONDS = 3 * wire.HEARTBEAT_SECONDS
+#: A line that is too long names its peer in its beginning.
+_BEGINNING_BYTES = 1000
+_NAMED_PEER = re.compile(rb'"peer":"([0-9a-f.:]+)"')
 
 
 class SidecarSpeaker:
@@ -137,10 +141,16 @@ class SidecarSpeaker:
     async def _receive(self, reader: asyncio.StreamReader) -> Message | None:
         try:
             async with asyncio.timeout(_SILENCE_SECONDS):
-                line = await reader.readline()
-            if not line:
-                raise SpeakerUnavailable(f"{self._socket_path}: the sidecar closed the connection")
+                line = await reader.readuntil(b"\n")
             return wire.decode(line)
+        except asyncio.IncompleteReadError as error:
+            raise SpeakerUnavailable(f"{self._socket_path}: the sidecar closed the connection") from error
+        except asyncio.LimitOverrunError as error:
+            beginning = await reader.read(_BEGINNING_BYTES)
+            found = _NAMED_PEER.search(beginning)
+            whom = f" about peer {found[1].decode()}" if found else ""
+            reason = f"{self._socket_path}: a line{whom} is longer than {wire.MAX_LINE_BYTES} bytes; restart tortie-bgp"
+            raise SpeakerUnavailable(reason) from error
         except TimeoutError as error:
             raise SpeakerUnavailable(f"{self._socket_path}: no sign of life for {_SILENCE_SECONDS:g} s") from error
         except (OSError, ValueError) as error:

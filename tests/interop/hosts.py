@@ -200,7 +200,7 @@ class Observer:
     def _take(self, event: SpeakerEvent) -> None:
         if isinstance(event, SpeakerSnapshot):
             self.ended = set(event.ended)
-            self.routes = {(route.peer, route.prefix): route for route in event.routes}
+            self.routes = {(route.peer, route.prefix): route for row in event.rows for route in row}
         elif isinstance(event, SpeakerLost):
             self.ended, self.routes = set(), {}
         elif isinstance(event, EndOfRib):
@@ -208,7 +208,7 @@ class Observer:
         elif isinstance(event, RoutesChanged):
             for prefix in event.withdrawn:
                 self.routes.pop((event.peer, prefix), None)
-            self.routes.update({(event.peer, route.prefix): route for route in event.announced})
+            self.routes.update({(event.peer, route.prefix): route for row in event.announced for route in row})
         else:
             self.ended = {(peer, version) for peer, version in self.ended if peer != event.peer}
             self.routes = {key: route for key, route in self.routes.items() if key[0] != event.peer}

@@ -59,7 +59,7 @@ async def test_a_killed_sidecar_costs_no_session_and_no_route(network: Network) 
     os.kill(pid, signal.SIGKILL)
     await two.until(lambda: "SpeakerSnapshot" in two.kinds()[before:], "given a new snapshot")
     snapshot = next(event for _, event in two.events[before:] if isinstance(event, SpeakerSnapshot))
-    assert {str(route.prefix) for route in snapshot.routes} == {"10.20.0.0/26", "fd20::/122"}
+    assert {str(route.prefix) for row in snapshot.rows for route in row} == {"10.20.0.0/26", "fd20::/122"}
     assert snapshot.established == {one.host.router.ipv4}
     assert "SessionDown" not in two.kinds() + one.kinds()
     await one.want(network.peers(one.host, two.host), blocks(one.host, "10.20.0.0/26", "10.20.9.0/26"))
@@ -132,7 +132,7 @@ async def test_an_agent_that_returns_is_told_everything(network: Network) -> Non
     await again.until(lambda: again.events, "given a snapshot")
     snapshot = again.events[0][1]
     assert isinstance(snapshot, SpeakerSnapshot)
-    assert {route.prefix for route in snapshot.routes} == set(two.rib.routes())
+    assert {route.prefix for row in snapshot.rows for route in row} == set(two.rib.routes())
     assert snapshot.ended == {(one.host.router.ipv4, 4), (one.host.router.ipv4, 6)}
     assert "SessionDown" not in one.kinds()
 

@@ -13,11 +13,11 @@ from bgp.configuration import BgpConfiguration
 from bgp.filter import Action, Rule
 from bgp.peer import Peer
 from bgp.peering import Filter, PeerDefinition, SessionTimes
-from bgp.policy import Rejection
+from bgp.policy import RejectedRoutes, Rejection
 from bgp.prefixes import PrefixSet
 from bgp.route import Announcement, LearnedRoute
 from controller.agent.cluster import Cluster
-from controller.agent.decision import Decision, DrainPhase, Knowledge, RejectedRoutes, decide, peers_of
+from controller.agent.decision import Decision, DrainPhase, Knowledge, decide, peers_of
 from controller.agent.workloads import Workloads
 from controller.datamodel import keys
 from controller.datamodel.records import Node

@@ -5,8 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
-from bgp.policy import Rejection
-from controller.agent.decision import RejectedRoutes
+from bgp.policy import RejectedRoutes, Rejection
 from controller.agent.refusals import Refusals
 
 if TYPE_CHECKING:

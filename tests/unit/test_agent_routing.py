@@ -45,7 +45,7 @@ THEIR_BLOCK = ip_network("10.0.1.0/26")
 LEARNED = SpeakerSnapshot(
     established=frozenset(THERE.addresses),
     ended=frozenset((address, version) for address in THERE.addresses for version in (4, 6)),
-    routes=(LearnedRoute(THEIR_BLOCK, ip_address("192.0.2.2"), ip_address("192.0.2.2")),),
+    rows=([LearnedRoute(THEIR_BLOCK, ip_address("192.0.2.2"), ip_address("192.0.2.2"))],),
 )
 LIMIT_SECONDS = 30
 

@@ -9,9 +9,9 @@ import pytest
 
 from bgp.events import SessionState, SessionStatus
 from bgp.peer import Peer, PeerOrigin
-from bgp.policy import Rejection
+from bgp.policy import RejectedRoutes, Rejection
 from controller.agent.api import PeerProblem, PeerStatus, RejectedStatus, RouteProblem, WorkloadStatus
-from controller.agent.decision import Decision, DrainPhase, RejectedRoutes
+from controller.agent.decision import Decision, DrainPhase
 from controller.agent.status import Observed, obstacle, status_of
 from controller.datamodel.records import Node
 from controller.ports import ForeignRoute, KernelRoute, RouteFailure, RouteKind

@@ -15,6 +15,7 @@ from bgp.events import EndOfRib, RoutesChanged
 from bgp.exabgp_events import PeerConnected, PeerDown, PeerUp
 from bgp.filter import Action, Rule
 from bgp.peer import Peer
+from bgp.policy import Rejection
 from bgp.route import Announcement
 from bgp.updates import Update
 
@@ -162,7 +163,7 @@ def test_an_event_and_an_answer_give_the_same_route() -> None:
     heard = wire.decode(wire.encode(event_heard))
     assert isinstance(heard, RoutesChanged)
     assert [str(prefix) for prefix in heard.withdrawn] == ["10.9.3.0/26", "0.0.0.0/0"]
-    (route,) = heard.announced
+    ((route,),) = heard.announced
     assert (route.as_path, route.med, route.local_preference, route.origin) == ((1, 2, 3), 5, 70, "incomplete")
     assert (route.communities, route.cluster_list) == (((64512, 1), (65535, 65281)), ("5.6.7.8",))
     assert route.prefix == ipaddress.ip_network("fd10::/16")
@@ -173,6 +174,34 @@ def test_an_event_and_an_answer_give_the_same_route() -> None:
     }
     assert exabgp_events.parse_routes(json.dumps(shown)) == event_heard.announced[0]
     assert exabgp_events.parse_routes("done") is None
+
+
+def test_a_part_that_is_bad_takes_no_other_part_of_its_update_along() -> None:
+    """What cannot be used counts as withdrawn, beside what is withdrawn and what is announced well."""
+    update = {
+        "attribute": {"origin": "igp"},
+        "announce": {
+            "ipv4 unicast": {"no-nexthop": ["1a0a090300"], "10.0.0.2": ["1a0a090340"]},
+            "ipv6 unicast": {"null": ["10fd10"]},
+        },
+        "withdraw": {"ipv4 unicast": ["180a0801"]},
+    }
+    heard = exabgp_events.parse_event(event("update", message={"update": update}))
+    assert isinstance(heard, Update)
+    assert [(row.version, row.parts) for row in heard.withdrawn] == [
+        (4, (bytes.fromhex("180a0801"), bytes.fromhex("1a0a090300"))),
+        (6, (bytes.fromhex("10fd10"),)),
+    ]
+    assert [group.prefixes.parts for group in heard.announced] == [(bytes.fromhex("1a0a090340"),)]
+    assert [(refused.reason, refused.prefixes.version) for refused in heard.refused] == [
+        (Rejection.MALFORMED, 4),
+        (Rejection.MALFORMED, 6),
+    ]
+    update["attribute"] = {"med": "much"}
+    heard = exabgp_events.parse_event(event("update", message={"update": update}))
+    assert isinstance(heard, Update)
+    assert not heard.announced
+    assert len(heard.refused) == 3
 
 
 @given(st.one_of(st.text(), st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps)))

@@ -6,8 +6,9 @@ import ipaddress
 
 import pytest
 
-from bgp.events import EndOfRib, RoutesChanged, SessionDown, SessionUp, SpeakerLost, SpeakerSnapshot
+from bgp.events import EndOfRib, RoutesChanged, RoutesRejected, SessionDown, SessionUp, SpeakerLost, SpeakerSnapshot
 from bgp.peer import Peer
+from bgp.policy import RejectedRoutes, Rejection
 from bgp.rib import AdjRibIn
 from bgp.route import LearnedRoute
 
@@ -29,7 +30,7 @@ def route(prefix: str, source: ipaddress.IPv4Address | ipaddress.IPv6Address = A
 def changed(*prefixes: str, withdrawn: tuple[str, ...] = ()) -> RoutesChanged:
     """Return an update of the first peer."""
     return RoutesChanged(
-        A, tuple(ipaddress.ip_network(text) for text in withdrawn), tuple(route(text) for text in prefixes)
+        A, tuple(ipaddress.ip_network(text) for text in withdrawn), tuple([route(text)] for text in prefixes)
     )
 
 
@@ -131,7 +132,7 @@ def test_a_peer_that_returns_without_end_of_rib_is_swept_by_time(rib: AdjRibIn) 
 def test_a_snapshot_replaces_what_is_known_and_keeps_the_rest_as_stale(rib: AdjRibIn) -> None:
     """What a snapshot lacks stays for the restart time, unless the peer had ended its RIB before the snapshot."""
     rib.feed(SpeakerLost("gone"), 10)
-    rib.feed(SpeakerSnapshot(frozenset({A}), frozenset({(A, 6)}), (route("10.9.7.0/26"),)), 20)
+    rib.feed(SpeakerSnapshot(frozenset({A}), frozenset({(A, 6)}), ([route("10.9.7.0/26")],)), 20)
     assert known(rib) == {"10.9.7.0/26", "10.9.0.0/26"}
     assert rib.stale_count() == 1
     rib.expire(139)
@@ -145,7 +146,7 @@ def test_a_peer_no_longer_configured_takes_its_routes_with_it_at_once(rib: AdjRi
     rib.configure([peer(B)], 5)
     assert known(rib) == set()
     rib.feed(changed("10.9.0.0/26"), 6)
-    rib.feed(SpeakerSnapshot(frozenset({A}), frozenset(), (route("10.9.0.0/26"),)), 6)
+    rib.feed(SpeakerSnapshot(frozenset({A}), frozenset(), ([route("10.9.0.0/26")],)), 6)
     assert known(rib) == set()
 
 
@@ -162,7 +163,7 @@ def test_a_peer_heard_before_it_is_configured_has_its_routes() -> None:
     """The speaker may be known before the cluster is."""
     rib = AdjRibIn()
     ends = frozenset({(A, 4), (A, 6)})
-    rib.feed(SpeakerSnapshot(frozenset({A}), ends, (route("10.9.0.0/26"),)), 0)
+    rib.feed(SpeakerSnapshot(frozenset({A}), ends, ([route("10.9.0.0/26")],)), 0)
     rib.configure([peer(A)], 1)
     assert known(rib) == {"10.9.0.0/26"}
     assert rib.settled(1)
@@ -179,10 +180,23 @@ def test_a_peer_removed_whose_session_ends_is_forgotten(rib: AdjRibIn, loss: Ses
     assert not rib.settled(7)
 
 
+def test_what_the_speaker_does_not_pass_on_counts_as_announced_until_its_session_ends(rib: AdjRibIn) -> None:
+    """It is said anew for each session and after each snapshot, and only of peers that are configured."""
+    withheld = RejectedRoutes(A, Rejection.MALFORMED, 3, ())
+    rib.feed(RoutesRejected(A, (withheld,)), 1)
+    assert (rib.rejected(), rib.route_counts()) == ((withheld,), {A: 5})
+    rib.configure([peer(B)], 2)
+    assert (rib.rejected(), rib.route_counts()) == ((), {B: 0})
+    rib.configure([peer(A)], 3)
+    assert rib.rejected() == (withheld,)
+    rib.feed(SessionDown(A, "reset"), 4)
+    assert (rib.rejected(), rib.route_counts()) == ((), {A: 2})
+
+
 def test_the_same_prefix_of_two_peers_is_two_routes(rib: AdjRibIn) -> None:
     """Routes of different peers live and die apart."""
     rib.configure([peer(A), peer(B)], 0)
-    rib.feed(RoutesChanged(B, (), (route("10.9.0.0/26", B),)), 1)
+    rib.feed(RoutesChanged(B, (), ([route("10.9.0.0/26", B)],)), 1)
     assert len(rib.routes()[ipaddress.ip_network("10.9.0.0/26")]) == 2
     rib.feed(changed(withdrawn=("10.9.0.0/26",)), 2)
     assert [one.peer for one in rib.routes()[ipaddress.ip_network("10.9.0.0/26")]] == [B]

@@ -10,6 +10,7 @@ from bgp import nlri, wire
 from bgp.events import (
     EndOfRib,
     RoutesChanged,
+    RoutesRejected,
     SessionDown,
     SessionState,
     SessionStatus,
@@ -19,6 +20,7 @@ from bgp.events import (
 )
 from bgp.messages import Desired, Heartbeat, Hello, Message, Refusal, Sessions, Told
 from bgp.peer import Peer, PeerOrigin
+from bgp.policy import RejectedRoutes, Rejection
 from bgp.route import Announcement, LearnedRoute
 from bgp.updates import Group, Known, Prefixes, Update
 
@@ -43,6 +45,8 @@ CONFIGURED = Peer(PEER, ipaddress.ip_address("10.0.0.1"), 1, 2, "10.0.0.1", Peer
         SessionUp(PEER),
         SessionDown(SIX, "reset"),
         EndOfRib(PEER, 6),
+        RoutesRejected(PEER, ()),
+        RoutesRejected(SIX, (RejectedRoutes(SIX, Rejection.SESSION_FULL, 7, (PREFIX, PLAIN.prefix)),)),
     ],
 )
 def test_a_message_comes_out_as_it_went_in(message: Message) -> None:
@@ -63,9 +67,9 @@ def test_learned_routes_are_read_one_by_one() -> None:
     groups = (grouped(ROUTE), grouped(PLAIN))
     established, ended = frozenset({PEER, SIX}), frozenset({(PEER, 4), (SIX, 6)})
     told = wire.decode(wire.encode(Known(established, ended, groups)))
-    assert told == SpeakerSnapshot(established, ended, (ROUTE, PLAIN))
+    assert told == SpeakerSnapshot(established, ended, ([ROUTE], [PLAIN]))
     gone = (Prefixes(4, (nlri.row([PREFIX]),)), Prefixes(6, ()))
-    assert wire.decode(wire.encode(Update(PEER, gone, groups))) == RoutesChanged(PEER, (PREFIX,), (ROUTE, PLAIN))
+    assert wire.decode(wire.encode(Update(PEER, gone, groups))) == RoutesChanged(PEER, (PREFIX,), ([ROUTE], [PLAIN]))
 
 
 def test_what_is_no_message_cannot_be_sent() -> None:
@@ -99,5 +103,7 @@ def test_a_malformed_line_is_named_as_such_and_shows_no_secret(line: bytes) -> N
 
 
 def test_a_message_of_a_later_version_is_passed_over() -> None:
-    """An unknown type is no error."""
+    """An unknown type is no error, nor is an unknown reason."""
     assert wire.decode(b'{"type":"weather","sunny":true}') is None
+    line = b'{"type":"rejected","peer":"10.0.0.2","rejected":[{"reason":"too_sunny","count":1,"examples":{}}]}'
+    assert wire.decode(line) == RoutesRejected(PEER, ())

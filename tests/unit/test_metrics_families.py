@@ -11,9 +11,9 @@ import pytest
 
 from bgp.events import SessionDown, SessionState, SessionStatus, SessionUp
 from bgp.peer import Peer
-from bgp.policy import Rejection
+from bgp.policy import RejectedRoutes, Rejection
 from controller.agent.cluster import Cluster
-from controller.agent.decision import Decision, RejectedRoutes
+from controller.agent.decision import Decision
 from controller.agent.metrics import Tally, exposition
 from controller.agent.metrics_families import families
 from controller.agent.metrics_instruments import Instruments

@@ -13,6 +13,7 @@ import pytest
 
 from bgp import exabgp_events, wire
 from bgp.events import EndOfRib, RoutesChanged
+from bgp.policy import Rejection
 from bgp.updates import Update
 
 if TYPE_CHECKING:
@@ -38,8 +39,9 @@ from exabgp.rib.change import Change
 from exabgp.rib.incoming import IncomingRIB
 
 log.silence()
-from bgp.sidecar import haste, repairs, rows
+from bgp.sidecar import bounds, haste, repairs, rows
 repairs.keep_global_next_hops()
+bounds.apply()
 haste.apply()
 if sys.argv[1] == "rows":
     rows.apply()
@@ -110,6 +112,12 @@ def unreach(row: str) -> str:
     return f"800f{len(value) // 2:02x}{value}"
 
 
+def many(code: int, octets: int, count: int) -> str:
+    """Return an optional transitive attribute with so many members, each of so many octets."""
+    value = "".join(f"{number:0{2 * octets}x}" for number in range(count))
+    return f"d0{code:02x}{octets * count:04x}{value}"
+
+
 UPDATES = {
     "announced": update(COMMON, "1a0a4000001a0a400040200a400081"),
     "withdrawn": update(withdrawn="1a0a400040080b"),
@@ -126,6 +134,12 @@ UPDATES = {
     "IPv6 length too long": update(ORIGIN + AS_PATH + reach(GLOBAL, "81fd20")),
     "cut short": update(COMMON, "1a0a4000"),
     "withdrawn cut short": update(withdrawn="1a0a40"),
+    "without a next hop": update(ORIGIN + AS_PATH, "184a4200", "180a4100"),
+    "many communities": update(COMMON.replace(COMMUNITIES, many(0x08, 4, 600)), "180a4300", "180a4100"),
+    "many communities of IPv6": update(ORIGIN + AS_PATH + many(0x20, 12, 200) + reach(GLOBAL, SIX)),
+    "an unknown attribute": update(COMMON + many(0x7F, 1, 2048), "180a4400"),
+    "long, and the last cut short": update(reach(GLOBAL, SIX) + many(0x08, 4, 600)[:-8]),
+    "as many communities as may be": update(COMMON.replace(COMMUNITIES, many(0x08, 4, 485)), "180a4500"),
 }
 
 
@@ -174,7 +188,7 @@ def routes_of(line: str) -> tuple[LearnedRoute, ...]:
     """Return the routes in a line of an answer."""
     group = exabgp_events.parse_routes(line)
     changed = read(Update(PEER, (), (group,))) if group is not None else None
-    return changed.announced if isinstance(changed, RoutesChanged) else ()
+    return tuple(route for row in changed.announced for route in row) if isinstance(changed, RoutesChanged) else ()
 
 
 def plainly_understood(lines: list[str]) -> list[object]:
@@ -198,20 +212,48 @@ def test_updates_are_told_as_they_were(seen: tuple[dict[str, list[object]], list
     events = seen[0]
     (announced,) = events["announced"]
     assert isinstance(announced, RoutesChanged)
-    prefixes = [str(route.prefix) for route in announced.announced]
+    (routes,) = announced.announced
+    prefixes = [str(route.prefix) for route in routes]
     assert prefixes == ["10.64.0.0/26", "10.64.0.64/26", "10.64.0.129/32"]
-    (first, *_) = announced.announced
+    (first, *_) = routes
     assert (first.as_path, first.med, first.local_preference) == ((64496, 64497), 7, 150)
     assert (first.communities, first.originator_id) == (((64496, 1), (65535, 65281)), "1.2.3.4")
     (linked,) = events["IPv6 with a link-local next hop"]
     assert isinstance(linked, RoutesChanged)
-    assert [route.next_hop for route in linked.announced] == [ipaddress.ip_address("fd00::2")]
+    assert [route.next_hop for row in linked.announced for route in row] == [ipaddress.ip_address("fd00::2")]
     (malformed,) = events["malformed origin"]
     assert isinstance(malformed, RoutesChanged)
     assert [str(prefix) for prefix in malformed.withdrawn] == ["10.66.0.0/24"]
     assert not malformed.announced
     assert events["end of IPv6"] == [EndOfRib(PEER, 6)]
     assert events["cut short"] == ["refused 3 10"]
+
+
+REFUSED = {
+    "malformed origin": (Rejection.MALFORMED, "180a4200"),
+    "without a next hop": (Rejection.MALFORMED, "184a4200"),
+    "many communities": (Rejection.LONG_ATTRIBUTES, "180a4300"),
+    "many communities of IPv6": (Rejection.LONG_ATTRIBUTES, SIX),
+    "an unknown attribute": (Rejection.LONG_ATTRIBUTES, "180a4400"),
+    "long, and the last cut short": (Rejection.LONG_ATTRIBUTES, SIX),
+}
+
+
+def test_what_is_refused_is_withdrawn_and_told_apart_from_what_the_peer_withdrew() -> None:
+    """A bad attribute, a missing next hop, more attributes than may be: neither ends the session (RFC 7606)."""
+    lines, answer = told("rows", [UPDATES["announced"], *(UPDATES[name] for name in REFUSED)])
+    updates = [exabgp_events.parse_event(line) for (line,) in lines[1:]]
+    refused, withdrawn = {}, {}
+    for name, found in zip(REFUSED, updates, strict=True):
+        assert isinstance(found, Update)
+        (only,) = found.refused
+        refused[name] = (only.reason, b"".join(only.prefixes.parts).hex())
+        withdrawn[name] = b"".join(part for row in found.withdrawn for part in row.parts).hex()
+        assert not found.announced
+    assert refused == REFUSED
+    also_withdrawn = dict.fromkeys(["without a next hop", "many communities"], "180a4100")
+    assert withdrawn == {name: also_withdrawn.get(name, "") + prefixes for name, (_, prefixes) in REFUSED.items()}
+    assert [len(group.prefixes.parts) for line in answer if (group := exabgp_events.parse_routes(line))] == [3]
 
 
 def test_what_was_learned_is_shown_as_it_was(seen: tuple[dict[str, list[object]], list[str], list[str]]) -> None:

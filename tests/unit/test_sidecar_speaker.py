@@ -13,7 +13,7 @@ from bgp import wire
 from bgp.events import SessionState, SessionStatus, SpeakerLost, SpeakerSnapshot
 from bgp.messages import Desired, Heartbeat, Hello, Sessions, Told
 from bgp.route import Announcement
-from bgp.updates import Known
+from bgp.updates import Group, Known, Prefixes, Update
 from controller.speaker.client import SidecarSpeaker
 
 if TYPE_CHECKING:
@@ -150,6 +150,22 @@ async def test_a_sidecar_of_another_protocol_is_not_believed(script: Script, spe
         assert isinstance(lost, SpeakerLost)
         assert "protocol 3, not 2" in lost.reason
         script.greeting = [Hello(wire.PROTOCOL), NOTHING_KNOWN]
+        assert await anext(events) == EMPTY
+
+
+async def test_a_line_that_is_too_long_is_told_with_the_peer_it_is_about(
+    script: Script, speaker: SidecarSpeaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads the log knows which session to look at; the next connection is tried as ever."""
+    monkeypatch.setattr(wire, "MAX_LINE_BYTES", 1000)
+    long = Group(Prefixes(4, (b"\x18\x0a\x09\x00",) * 1000), (HERE, HERE, (), 100, 0, "igp", (), "", ()))
+    script.greeting = [Hello(wire.PROTOCOL), NOTHING_KNOWN, Update(HERE, (), (long,))]
+    await script.open()
+    async with asyncio.timeout(30), contextlib.aclosing(speaker.events()) as events:
+        assert await anext(events) == EMPTY
+        lost = await anext(events)
+        assert isinstance(lost, SpeakerLost)
+        assert "about peer 10.0.0.1 is longer than 1000 bytes" in lost.reason
         assert await anext(events) == EMPTY
 
 

@@ -12,16 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgp import nlri
-from bgp.events import EndOfRib, SessionDown, SessionState, SessionUp
+from bgp.events import EndOfRib, RoutesRejected, SessionDown, SessionState, SessionUp
 from bgp.exabgp_config import fingerprint
 from bgp.exabgp_events import PeerConnected, PeerDown, PeerUp
 from bgp.filter import Action, Rule
+from bgp.holding import Holding
 from bgp.messages import Desired
 from bgp.peer import Peer
+from bgp.policy import RejectedRoutes, Rejection
 from bgp.route import Announcement, LearnedRoute
 from bgp.sidecar.state import SidecarState
 from bgp.sidecar.steps import Change, Ending, Flush, Reload, Step
-from bgp.updates import Group, Prefixes, Update
+from bgp.updates import Group, Prefixes, Refused, Update
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -365,6 +367,59 @@ def test_a_snapshot_holds_what_was_learned_on_sessions_that_stand() -> None:
     assert snapshot.established == {ADDRESSES[0]}
     assert snapshot.ended == {(ADDRESSES[0], 4)}
     assert [route.peer for route in snapshot.routes] == [ADDRESSES[0]]
+
+
+def refused(peer: Any, reason: Rejection, *prefixes: int) -> Update:  # noqa: ANN401 - one of ADDRESSES
+    """Return an update of a peer in which these prefixes count as withdrawn."""
+    row = Prefixes(4, tuple(nlri.row([PREFIXES[prefix]]) for prefix in prefixes))
+    return Update(peer, (row,), (), (Refused(reason, row),))
+
+
+def test_what_is_not_passed_on_is_told_once_for_each_session_and_while_it_is_so() -> None:
+    """Counted by prefix, however often it is announced, until it is withdrawn or announced well."""
+    state, model = established(*ADDRESSES)
+    settle(state, model)
+    peer = ADDRESSES[0]
+    state.observe(announced(peer))
+    assert (state.rejections(), state.new_rejections()) == ([], [])
+    for _ in range(2):
+        state.observe(refused(peer, Rejection.MALFORMED, 0, 2))
+    state.observe(refused(peer, Rejection.LONG_ATTRIBUTES, 1))
+    told = [
+        RejectedRoutes(peer, Rejection.LONG_ATTRIBUTES, 1, (PREFIXES[1],)),
+        RejectedRoutes(peer, Rejection.MALFORMED, 2, (PREFIXES[0], PREFIXES[2])),
+    ]
+    assert state.new_rejections() == state.rejections() == [RoutesRejected(peer, tuple(told))]
+    assert state.new_rejections() == []
+    assert state.snapshot().routes == ()
+    state.observe(announced(peer))
+    state.observe(Update(peer, (Prefixes(4, (nlri.row([PREFIXES[1]]),)),), ()))
+    told = [RejectedRoutes(peer, Rejection.MALFORMED, 1, (PREFIXES[0],))]
+    assert state.new_rejections() == [RoutesRejected(peer, tuple(told))]
+    assert [group.prefixes.parts for group in state.snapshot().routes] == [(nlri.row([PREFIXES[2]]),)]
+    state.observe(PeerDown(peer, 2.0, "reset"))
+    state.observe(PeerUp(peer, 3.0))
+    assert (state.rejections(), state.new_rejections()) == ([], [])
+    state.observe(refused(peer, Rejection.MALFORMED, 0))
+    assert state.new_rejections() == [RoutesRejected(peer, tuple(told))]
+
+
+def test_beyond_the_bound_of_a_session_routes_are_only_counted() -> None:
+    """Clients hear of them as withdrawn; what was known before stays, and may change."""
+    state, model = established(ADDRESSES[0])
+    settle(state, model)
+    peer = ADDRESSES[0]
+    (group,) = announced(peer).announced
+    state.sessions[peer].known = Holding(lambda _: 0, 2)
+    parts = tuple(nlri.row([prefix]) for prefix in PREFIXES)
+    state.observe(Update(peer, (), (Group(Prefixes(4, parts[:2]), group.shared),)))
+    heard = state.observe(Update(peer, (), (Group(Prefixes(4, parts), group.shared),)))
+    assert isinstance(heard, Update)
+    assert heard.withdrawn == (Prefixes(4, parts[2:]),)
+    assert [group.prefixes.parts for group in heard.announced] == [parts[:2]]
+    assert [group.prefixes.parts for group in state.snapshot().routes] == [parts[:2]]
+    full = RejectedRoutes(peer, Rejection.SESSION_FULL, 1, ())
+    assert state.new_rejections() == [RoutesRejected(peer, (full,))]
 
 
 def test_changes_that_never_cease_do_not_hold_up_a_reload() -> None:

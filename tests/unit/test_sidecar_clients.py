@@ -1,0 +1,146 @@
+"""What the sidecar's clients are told: all of it and in order, at the speed they read."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bgp import nlri, wire
+from bgp.events import EndOfRib, SpeakerSnapshot
+from bgp.messages import Heartbeat, Hello, Told
+from bgp.peer import Peer
+from bgp.rib import AdjRibIn
+from bgp.sidecar.clients import Clients
+from bgp.sidecar.portions import portions
+from bgp.updates import Group, Known, Prefixes
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+    from pathlib import Path
+
+    from bgp.messages import Message, Outgoing
+
+HERE = ipaddress.ip_address("10.0.0.1")
+PEERS = tuple(ipaddress.ip_address(f"10.0.0.{number}") for number in (2, 3, 4))
+CONFIGURED = [Peer(address, HERE, 64512, 64512, "10.0.0.1") for address in PEERS]
+#: As many communities as the octets of one update have room for.
+LONG = tuple((64512, number) for number in range(500))
+
+
+def block(number: int) -> bytes:
+    """Return one of many prefixes, in octets."""
+    return nlri.row([ipaddress.ip_network((int(ipaddress.ip_address("10.64.0.0")) + 64 * number, 26))])
+
+
+def known() -> Known:
+    """Return much: one peer with long attributes, one with few and many prefixes, one that has not ended yet."""
+    shared = (HERE, PEERS[0], (64999,), 100, 0, "igp", LONG, "", ())
+    groups = [Group(Prefixes(4, (block(number),)), (*shared[:4], number, *shared[5:])) for number in range(1500)]
+    groups.append(
+        Group(Prefixes(4, tuple(map(block, range(70_000)))), (HERE, PEERS[1], (), 100, 0, "igp", (), "192.0.2.9", ()))
+    )
+    groups.append(
+        Group(Prefixes(6, (bytes.fromhex("10fd10"),)), (PEERS[2], PEERS[2], (), 100, 0, "igp", (), "", ("1.2.3.4",)))
+    )
+    ended = frozenset((address, version) for address in PEERS[:2] for version in (4, 6))
+    return Known(frozenset(PEERS), ended, tuple(groups))
+
+
+def learned(messages: Iterable[Message | None]) -> tuple[object, ...]:
+    """Return what an agent knows afterwards that knew one route before."""
+    rib = AdjRibIn()
+    rib.configure(CONFIGURED, 0.0)
+    before = Known(frozenset(PEERS), frozenset(), (Group(Prefixes(4, (block(99_999),)), known().routes[0].shared),))
+    for message in (wire.decode(wire.encode(before)), *messages):
+        rib.feed(message, 0.0)  # type: ignore[arg-type]  # only events are sent here
+    return rib.routes(), rib.stale_count(), rib.settled(0.0), rib.next_expiry()
+
+
+def test_a_snapshot_of_any_size_comes_in_lines_of_bounded_length_and_says_the_same() -> None:
+    """Nothing is missing, what is there no more is gone, and a peer that has not ended is waited for."""
+    lines = [wire.encode(message) for message in portions(known())]
+    assert len(lines) > 10
+    assert max(map(len, lines)) < 2 * 1024 * 1024
+    assert isinstance(wire.decode(lines[0]), SpeakerSnapshot)
+    assert learned(map(wire.decode, lines)) == learned([wire.decode(wire.encode(known()))])
+
+
+def test_a_small_snapshot_is_one_line() -> None:
+    """So it is heard at once."""
+    small = Known(frozenset(PEERS), frozenset({(PEERS[0], 4)}), known().routes[:3])
+    assert list(portions(small)) == [small]
+    assert list(portions(Known(frozenset(), frozenset(), ()))) == [Known(frozenset(), frozenset(), ())]
+
+
+class Place:
+    """Clients of a sidecar that knows a little, and the path of its socket."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.greeting: list[Outgoing] = []
+        self.clients = Clients(path, greeting=lambda: list(self.greeting), on_desired=lambda _: None)
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Place]:
+    """Offer a place that is open."""
+    place = Place(tmp_path / "bgp.sock")
+    await place.clients.open()
+    yield place
+    place.clients.close()
+
+
+async def test_a_client_hears_nothing_but_heartbeats_until_the_sidecar_knows(place: Place) -> None:
+    """Then everything, and what has happened since."""
+    place.greeting = [Known(frozenset(), frozenset(), ())]
+    reader, writer = await asyncio.open_unix_connection(place.path)
+    async with asyncio.timeout(30), contextlib.AsyncExitStack() as stack:
+        stack.callback(writer.transport.abort)
+        assert wire.decode(await reader.readline()) == Hello(wire.PROTOCOL)
+        place.clients.broadcast(Heartbeat())
+        assert wire.decode(await reader.readline()) == Heartbeat()
+        place.clients.ready.set()
+        assert wire.decode(await reader.readline()) == SpeakerSnapshot(frozenset(), frozenset(), ())
+        place.clients.broadcast(Told(frozenset()))
+        assert wire.decode(await reader.readline()) == Told(frozenset())
+
+
+async def test_a_client_is_greeted_to_the_end_however_long_that_is_and_hears_later_what_happens_meanwhile(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The greeting is as long as many of the longest lines; nothing that happens gets before it, or lost."""
+    monkeypatch.setattr(wire, "MAX_LINE_BYTES", 100_000)
+    place.greeting = [EndOfRib(PEERS[0], 4)] * 50_000
+    place.clients.ready.set()
+    reader, writer = await asyncio.open_unix_connection(place.path)
+    async with asyncio.timeout(60), contextlib.AsyncExitStack() as stack:
+        stack.callback(writer.transport.abort)
+        assert wire.decode(await reader.readline()) == Hello(wire.PROTOCOL)
+        heard = []
+        for number in range(50_000):
+            heard.append(wire.decode(await reader.readline()))
+            if number < 500:
+                place.clients.broadcast(EndOfRib(PEERS[1], 6))
+        assert heard == [EndOfRib(PEERS[0], 4)] * 50_000
+        assert [wire.decode(await reader.readline()) for _ in range(500)] == [EndOfRib(PEERS[1], 6)] * 500
+
+
+async def test_a_client_that_does_not_read_is_cut_off(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is still being greeted or not; others are not."""
+    monkeypatch.setattr(wire, "MAX_LINE_BYTES", 100_000)
+    place.greeting = [EndOfRib(PEERS[0], 4)] * 50_000
+    place.clients.ready.set()
+    reader, writer = await asyncio.open_unix_connection(place.path)
+    async with asyncio.timeout(60), contextlib.AsyncExitStack() as stack:
+        stack.callback(writer.transport.abort)
+        assert wire.decode(await reader.readline()) == Hello(wire.PROTOCOL)
+        for _ in range(5_000):
+            place.clients.broadcast(EndOfRib(PEERS[1], 6))
+        with contextlib.suppress(ConnectionError):
+            heard = [line async for line in reader]
+            assert len(heard) < 50_000
+        assert reader.at_eof() or reader.exception() is not None
