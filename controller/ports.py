@@ -134,6 +134,8 @@ class Store(Protocol):
 ROUTE_PROTOCOL: Final = 116
 #: The metric of every route of ours; it is part of a route's identity in the kernel.
 ROUTE_METRIC: Final = 1024
+#: The group of the links that carry the addresses of several: no reverse path check fits them, so a rule lists them.
+SHARED_LINK_GROUP: Final = 116
 
 
 class RouteKind(Enum):

@@ -13,14 +13,16 @@ import asyncio
 import logging
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from controller.docker.filtering import Filtering
 from controller.docker.join_answer import join_answer
 from controller.docker.ports import occupied, publish
 from controller.docker.requests import parse_bindings, parse_endpoint, parse_network
-from controller.docker.ruleset import ruleset
+from controller.docker.sources import shared_sources
 from controller.docker.values import REQUESTED, Endpoint, endpoint_mac, link_name
 from controller.errors import RefusedError
+from controller.kernel.sysctls import containers_check_strictly
 from controller.ports import WorkloadLink
 from controller.reconcile.desired import workload_route
 from ipam.request import AssignRequest
@@ -35,6 +37,11 @@ if TYPE_CHECKING:
     from controller.docker.values import Network
 
 log = logging.getLogger(__name__)
+
+_STRICT_FIELDS: Final = {
+    "reason": "net.ipv4.conf.all.rp_filter or net.ipv4.conf.default.rp_filter of the host is 1, and containers inherit "
+    "it; run those of several networks with `--sysctl net.ipv4.conf.all.rp_filter=2`"
+}
 
 
 class NetworkDriver:
@@ -64,8 +71,7 @@ class NetworkDriver:
         self._state = state
         self._alone = alone
         self._default_mtu_bytes = default_mtu_bytes
-        self._publishing = asyncio.Lock()
-        self._applied: str | None = None
+        self._filtering = Filtering(packet_filter=packet_filter, lending=lending, state=state)
         self._untaken: frozenset[str] = frozenset()
 
     async def create_network(self, fields: Fields) -> dict[str, object]:
@@ -104,7 +110,7 @@ class NetworkDriver:
             if present is None:
                 self._state.keep_endpoint(endpoint)
             try:
-                await self._refresh_filter()
+                await self._filtering.refresh()
             except BaseException:
                 if present is None:
                     self._state.forget_endpoint(endpoint.endpoint_id)
@@ -114,34 +120,36 @@ class NetworkDriver:
     async def join(self, fields: Fields) -> dict[str, object]:
         """Make the endpoint's link and routes, and tell dockerd how to set up the end that it takes."""
         endpoint_id = fields.identifier("EndpointID")
+        sandbox = fields.text("SandboxKey")
         async with self._alone(link_name(endpoint_id)):
-            endpoint = self._state.endpoint(endpoint_id)
+            endpoint = replace(self._state.endpoint(endpoint_id), sandbox=sandbox)
             network = self._state.network(endpoint.network_id)
-            versions = [address.version for address in endpoint.addresses]
-            for version in versions:
-                await self._packet_filter.let_through(version)
-            link = WorkloadLink(
-                host_name=endpoint.host_name,
-                container_name=endpoint.lent_name,
-                container_mac=endpoint.mac,
-                addresses=endpoint.addresses,
-                mtu_bytes=network.mtu_bytes or self._default_mtu_bytes(),
-            )
-            gateways = tuple(network.gateway(version) for version in versions)
+            for address in endpoint.addresses:
+                await self._packet_filter.let_through(address.version)
             try:
-                index = await self._links.make(link.host_name, partial(self._lending.lend, link, gateways))
-                await self._routes.program([workload_route(address, index) for address in link.addresses])
+                self._state.keep_endpoint(endpoint)
+                await self._filtering.refresh()
+                await self._make_link(endpoint, network)
+                shares = endpoint.host_name in shared_sources(self._state.endpoints.values())
+                await self._filtering.refresh(new_link=shares)
             except Exception:
-                await self._links.unwire(link.host_name)
+                await self._detach(endpoint)
                 raise
+        if shares and await asyncio.to_thread(containers_check_strictly):
+            log.warning("container drops what comes by the network without its default route", extra=_STRICT_FIELDS)
         log.info("docker endpoint attached", extra=_endpoint_fields(endpoint))
         return join_answer(endpoint, network)
 
     async def leave(self, fields: Fields) -> dict[str, object]:
         """Remove the endpoint's link."""
-        host_name = link_name(fields.identifier("EndpointID"))
+        endpoint_id = fields.identifier("EndpointID")
+        host_name = link_name(endpoint_id)
         async with self._alone(host_name):
-            await self._links.unwire(host_name)
+            endpoint = self._state.endpoints.get(endpoint_id)
+            if endpoint is None:
+                await self._links.unwire(host_name)
+            else:
+                await self._detach(endpoint)
         return {}
 
     async def delete_endpoint(self, fields: Fields) -> dict[str, object]:
@@ -187,8 +195,7 @@ class NetworkDriver:
                 if endpoint.handle not in held and endpoint.host_name not in self._links.index_of:
                     self._state.forget_endpoint(endpoint.endpoint_id)
                     log.info("docker endpoint forgotten: nothing is left of it", extra=_endpoint_fields(endpoint))
-        self._applied = None
-        await self._refresh_filter()
+        await self._filtering.repair()
         for version in {address.version for each in self._state.endpoints.values() for address in each.addresses}:
             await self._packet_filter.let_through(version)
 
@@ -216,26 +223,35 @@ class NetworkDriver:
             if endpoint.given_up:
                 await self._addresses.release(endpoint.handle)
             self._state.forget_endpoint(endpoint_id)
-            await self._refresh_filter()
+            await self._filtering.refresh()
         log.info("docker endpoint detached", extra=_endpoint_fields(endpoint))
+
+    async def _make_link(self, endpoint: Endpoint, network: Network) -> None:
+        link = WorkloadLink(
+            host_name=endpoint.host_name,
+            container_name=endpoint.lent_name,
+            container_mac=endpoint.mac,
+            addresses=endpoint.addresses,
+            mtu_bytes=network.mtu_bytes or self._default_mtu_bytes(),
+        )
+        gateways = tuple(network.gateway(address.version) for address in endpoint.addresses)
+        index = await self._links.make(link.host_name, partial(self._lending.lend, link, gateways))
+        await self._routes.program([workload_route(address, index) for address in link.addresses])
+
+    async def _detach(self, endpoint: Endpoint) -> None:
+        """Have the endpoint without a link and in no container."""
+        await self._links.unwire(endpoint.host_name)
+        self._state.keep_endpoint(replace(endpoint, sandbox=""))
+        await self._filtering.refresh()
 
     async def _publish(self, before: Endpoint, after: Endpoint) -> None:
         """Keep the endpoint with other ports; on an error it has those of before."""
         self._state.keep_endpoint(after)
         try:
-            await self._refresh_filter()
+            await self._filtering.refresh()
         except BaseException:
             self._state.keep_endpoint(before)
             raise
-
-    async def _refresh_filter(self) -> None:
-        """Have the table as the state is."""
-        async with self._publishing:
-            wanted = ruleset(self._state.endpoints.values(), self._state.networks)
-            if wanted != self._applied:
-                self._applied = None
-                await self._packet_filter.apply(wanted)
-                self._applied = wanted
 
 
 def _identity(endpoint: Endpoint) -> tuple[object, ...]:

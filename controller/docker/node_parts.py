@@ -61,6 +61,14 @@ class Lending(Protocol):
         """Have the link and return the host link's index."""
         ...
 
+    def share(self, host_names: Collection[str]) -> None:
+        """Let those of the links that are there carry what rules for links of their group list."""
+        ...
+
+    def keep_shared(self, host_names: Collection[str]) -> None:
+        """Let every other link carry its own addresses alone."""
+        ...
+
     def untaken(self) -> frozenset[str]:
         """Return the names of the far ends that are with us: not taken yet, or given back."""
         ...

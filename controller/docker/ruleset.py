@@ -1,4 +1,4 @@
-"""Published ports and internal networks as one nftables table of ours; pure.
+"""Published ports, internal networks and the sources of containers of several networks as one nftables table; pure.
 
 A table of ours can redirect and drop, but not save what another table drops; see `controller.kernel.forward_filters`.
 """
@@ -8,15 +8,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from controller.docker.ports import host_addresses
+from controller.docker.sources import shared_sources
+from controller.ports import SHARED_LINK_GROUP
+from controller.reconcile.firewall import BEFORE_TRACKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from controller.docker.values import Endpoint, Network, Published
     from ipam.address import IPAddress
 
 _FAMILY: Final = {4: "ip", 6: "ip6"}
 _NFPROTO: Final = {4: "ipv4", 6: "ipv6"}
+_ADDRESS: Final = {4: "ipv4_addr", 6: "ipv6_addr"}
+#: What a link sends from besides its addresses, to its neighbours alone (RFC 4291, section 2.5.6).
+_LINK_LOCAL: Final = {4: "", 6: "ip6 saddr != fe80::/10 "}
 _LOOPBACK: Final = ("ip daddr 127.0.0.0/8 return", "ip6 daddr ::1 return")
 #: Shortly before dockerd's own (netfilter_ipv4.h: -100, 100 and 0): one order, whoever wrote first. In numbers, since
 #: not every hook knows the names.
@@ -25,7 +31,7 @@ _SOURCE: Final = 95
 _FILTER: Final = -5
 
 
-def ruleset(endpoints: Iterable[Endpoint], networks: Mapping[str, Network]) -> str:
+def ruleset(endpoints: Collection[Endpoint], networks: Mapping[str, Network]) -> str:
     """Return what stands in the table for these endpoints, in the language of `nft -f`; empty if nothing needs to."""
     translated: list[str] = []
     hairpins: list[str] = []
@@ -40,16 +46,43 @@ def ruleset(endpoints: Iterable[Endpoint], networks: Mapping[str, Network]) -> s
         if endpoint.published:
             # A container that calls itself at the host's address would refuse a packet from itself.
             hairpins.append(f'iifname "{endpoint.host_name}" oifname "{endpoint.host_name}" masquerade')
-    if not (translated or barred):
+    return _sources(shared_sources(endpoints)) + _translating(translated, hairpins) + _filtering(barred)
+
+
+def _sources(addresses_by_link: Mapping[str, Iterable[IPAddress]]) -> str:
+    """Return what drops everything that comes from a link of the group but from an address listed for that link."""
+    if not addresses_by_link:
         return ""
-    chains = [
-        _chain("prerouting", f"nat hook prerouting priority {_DESTINATION}", translated),
+    sets, rules = "", []
+    for version, family in _FAMILY.items():
+        allowed = [
+            f'"{link}" . {address}'
+            for link, addresses in addresses_by_link.items()
+            for address in addresses
+            if address.version == version
+        ]
+        listed = f"        elements = {{ {', '.join(allowed)} }}\n" if allowed else ""
+        sets += f"    set sources{version} {{\n        type ifname . {_ADDRESS[version]}\n{listed}    }}\n"
+        rules.append(
+            f"iifgroup {SHARED_LINK_GROUP} {_LINK_LOCAL[version]}iifname . {family} saddr != @sources{version} drop"
+        )
+    return sets + _chain("sources", f"filter hook prerouting priority {BEFORE_TRACKING}", rules)
+
+
+def _translating(translated: list[str], hairpins: list[str]) -> str:
+    # None on a host that publishes nothing: it would have the kernel track every connection.
+    if not translated:
+        return ""
+    return (
+        _chain("prerouting", f"nat hook prerouting priority {_DESTINATION}", translated)
         # What is for loopback stays there: a container could not answer to it.
-        _chain("output", f"nat hook output priority {_DESTINATION}", [*_LOOPBACK, *translated]),
-        _chain("postrouting", f"nat hook postrouting priority {_SOURCE}", hairpins),
-        _chain("forward", f"filter hook forward priority {_FILTER}", barred),
-    ]
-    return "".join(chains)
+        + _chain("output", f"nat hook output priority {_DESTINATION}", [*_LOOPBACK, *translated])
+        + _chain("postrouting", f"nat hook postrouting priority {_SOURCE}", hairpins)
+    )
+
+
+def _filtering(barred: list[str]) -> str:
+    return _chain("forward", f"filter hook forward priority {_FILTER}", barred) if barred else ""
 
 
 def _chain(name: str, place: str, rules: list[str]) -> str:

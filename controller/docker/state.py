@@ -173,6 +173,7 @@ def _endpoint_fields(endpoint: Endpoint) -> dict[str, object]:
             for each in endpoint.published
         ],
         "given_up": endpoint.given_up,
+        "sandbox": endpoint.sandbox,
     }
 
 
@@ -192,4 +193,5 @@ def _endpoint(fields: dict[str, Any]) -> Endpoint:
             for each in fields["published"]
         ),
         given_up=bool(fields["given_up"]),
+        sandbox=str(fields.get("sandbox", "")),
     )

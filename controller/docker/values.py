@@ -103,7 +103,9 @@ class Network:
 class Endpoint:
     """A container's attachment; `mac` is the container's.
 
-    `given_up`: dockerd has released the addresses already, and they are free as soon as the endpoint goes.
+    `given_up`: dockerd has released the addresses already, and they are free as soon as the endpoint goes. `sandbox` is
+    what dockerd calls the namespace that its link goes into, the same for all networks of a container; empty before
+    there is one.
     """
 
     network_id: str
@@ -112,6 +114,7 @@ class Endpoint:
     mac: str
     published: tuple[Published, ...] = ()
     given_up: bool = False
+    sandbox: str = ""
 
     @property
     def handle(self) -> str:

@@ -2,30 +2,54 @@
 
 The host's end has the workload's gateways for addresses and answers for them at once. Answering by proxy instead would
 need a route that covers the gateway, and a random delay goes before each answer (net/ipv4/arp.c, proxy_delay).
+
+Each link takes the addresses alone whose routes lead out of it. A link that carries those of others beside its own is
+`shared`: the kernel no longer asks, and rules for the links of that group do.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import socket
+import struct
 from threading import Lock
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from controller.errors import KernelRefused, TortieError
 from controller.kernel import link_messages as message
 from controller.kernel.link_names import HOST_MAC, LENT_LINK_PREFIX
-from controller.kernel.netlink import NetlinkSocket
+from controller.kernel.netlink import NetlinkSocket, Request, attribute, attributes, nested
 from controller.kernel.sysctls import guard_ipv6
+from controller.ports import SHARED_LINK_GROUP
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from controller.kernel.link_messages import LinkFacts
-    from controller.kernel.netlink import Request
     from controller.ports import WorkloadLink
     from ipam.address import IPAddress
 
 _OWN_NAMESPACE: Final = "/proc/thread-self/ns/net"
+# include/uapi/linux/rtnetlink.h, if_link.h and ip.h; RTM_NEWLINK for a link that is gone may mean its group.
+_RTM_SETLINK: Final = 19
+_IFLA_AF_SPEC: Final = 26
+_IFLA_GROUP: Final = 27
+_IFLA_INET_CONF: Final = 1
+_IPV4_DEVCONF_RP_FILTER: Final = 8
+_NUMBER: Final = struct.Struct("=I")
+_NO_GROUP: Final = 0
+_STRICT: Final = 1
+#: Not "off": of this setting and the one for all links the larger counts (Documentation/networking/ip-sysctl.rst).
+_LOOSE: Final = 2
+
+
+class _Check(NamedTuple):
+    """How the sources of what comes by a link are checked."""
+
+    name: str
+    group: int
+    mode: int
 
 
 class LentLinks:
@@ -57,11 +81,37 @@ class LentLinks:
                 raise
             return host_end.index
 
+    def share(self, host_names: Collection[str]) -> None:
+        """Have the kernel take anything by those of the links that are there.
+
+        Rules that list what may come by the links of the group must be there before.
+        """
+        with self._lock:
+            others = [each.name for each in self._checks() if each != _Check(each.name, SHARED_LINK_GROUP, _LOOSE)]
+            for name in set(host_names).intersection(others):
+                self._set(_group(name, SHARED_LINK_GROUP), _check(name, _LOOSE))
+
+    def keep_shared(self, host_names: Collection[str]) -> None:
+        """Have the kernel take by every other link the addresses alone whose routes lead out of it."""
+        with self._lock:
+            shared = [each.name for each in self._checks() if each.group == SHARED_LINK_GROUP]
+            for name in set(shared).difference(host_names):
+                self._set(_check(name, _STRICT), _group(name, _NO_GROUP))
+
     def untaken(self) -> frozenset[str]:
         """Return the names of the far ends that are here: not taken yet, or given back."""
         with self._lock:
             found = map(message.link_facts, self._socket.dump(message.RTM_GETLINK, message.veth_query()))
             return frozenset(facts.name for facts in found if facts.name.startswith(LENT_LINK_PREFIX))
+
+    def _checks(self) -> list[_Check]:
+        dumped = self._socket.dump(message.RTM_GETLINK, message.veth_query())
+        return [_check_of(body) for body in dumped if message.is_workload_link(message.link_facts(body))]
+
+    def _set(self, *requests: Request) -> None:
+        for refusal in self._socket.exchange(requests):
+            if refusal.error_number != errno.ENODEV:  # it went away meanwhile
+                raise KernelRefused("setting which sources a link takes", refusal.error_number, refusal.text)
 
     def _ensure_pair(self, link: WorkloadLink) -> LinkFacts:
         present, far = self._find(link.host_name), self._find(link.container_name)
@@ -97,7 +147,33 @@ def _host_side(index: int, link: WorkloadLink, gateways: tuple[IPAddress, ...]) 
     """Yield what our end needs; neighbours come after the link is up, which would drop them."""
     yield message.link_up(index, HOST_MAC, link.mtu_bytes)
     yield message.ipv4_guard(index)
+    yield _group(link.host_name, _NO_GROUP)
     for gateway in gateways:
         yield message.gateway_address(index, gateway)
     for address in link.addresses:
         yield message.permanent_neighbour(index, address, link.container_mac)
+
+
+def _check_of(body: bytes) -> _Check:
+    found = dict(attributes(body, message.IFINFOMSG.size))
+    specific = dict(attributes(found.get(_IFLA_AF_SPEC, b""), 0))
+    settings = dict(attributes(specific.get(int(socket.AF_INET), b""), 0)).get(_IFLA_INET_CONF, b"")
+    # All of them one after the other, the first being number 1.
+    offset = (_IPV4_DEVCONF_RP_FILTER - 1) * _NUMBER.size
+    modes = _NUMBER.unpack_from(settings, offset) if len(settings) >= offset + _NUMBER.size else (_STRICT,)
+    return _Check(message.link_facts(body).name, _NUMBER.unpack(found.get(_IFLA_GROUP, bytes(4)))[0], modes[0])
+
+
+def _group(name: str, group: int) -> Request:
+    return _setting(name, attribute(_IFLA_GROUP, _NUMBER.pack(group)))
+
+
+def _check(name: str, mode: int) -> Request:
+    """Return the request that sets a link's reverse path check."""
+    check = nested(_IFLA_INET_CONF, attribute(_IPV4_DEVCONF_RP_FILTER, _NUMBER.pack(mode)))
+    return _setting(name, nested(_IFLA_AF_SPEC, nested(int(socket.AF_INET), check)))
+
+
+def _setting(name: str, setting: bytes) -> Request:
+    head = message.IFINFOMSG.pack(0, 0, 0, 0, 0) + attribute(message.IFLA_IFNAME, name.encode() + b"\0")
+    return Request(_RTM_SETLINK, 0, head + setting)

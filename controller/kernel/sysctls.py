@@ -71,6 +71,14 @@ def unguarded(name: str, *, ipv6: bool = True) -> dict[str, tuple[str, str]]:
     return found
 
 
+def containers_check_strictly() -> bool:
+    """Tell whether namespaces made from now on take IPv4 only by the link of the route back (devinet_init_net).
+
+    They have the settings of the machine's first namespace, which is the one that agents run in.
+    """
+    return any(_read_if_there(f"ipv4/conf/{links}/rp_filter") == "1" for links in ("all", "default"))
+
+
 def ipv6_is_off(name: str) -> bool:
     """Tell whether this link has no IPv6; a kernel without IPv6 has none on any."""
     return _read_if_there(f"ipv6/conf/{name}/disable_ipv6") != "0"

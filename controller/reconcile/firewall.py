@@ -5,12 +5,15 @@ everybody sees everybody's own address. Other nodes' addresses are outside of th
 
 IPv4 sources are checked by each link's strict rp_filter. IPv6 has no such setting, so a rule asks the FIB the same: is
 the link a packet came in by the one that leads back to its source (nft(8), "fib expressions")? It stands before
-connection tracking, which a forged source must not fill.
+connection tracking, which a forged source must not fill. Links of a group of their own carry the addresses of several
+links; who makes such ones has other rules for them (`controller.docker.ruleset`).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
+
+from controller.ports import SHARED_LINK_GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -22,7 +25,7 @@ _FAMILY: Final = {4: "ip", 6: "ip6"}
 _ADDRESS: Final = {4: "ipv4_addr", 6: "ipv6_addr"}
 #: In numbers, since not every hook knows the names (netfilter_ipv4.h): `raw`, and shortly before `srcnat`, so that what
 #: others masquerade at large does not decide what leaves a pool.
-_BEFORE_TRACKING: Final = -300
+BEFORE_TRACKING: Final = -300
 _SOURCE: Final = 99
 
 
@@ -47,9 +50,15 @@ def table_body(pools: Collection[Pool], link_prefix: str, present: str = "") -> 
         ]
         body += _chain("postrouting", f"nat hook postrouting priority {_SOURCE}", rules)
     if any(pool.version == 6 for pool in pools):  # noqa: PLR2004  the IP version
-        guard = f"iifname {links} meta nfproto ipv6 fib saddr . iif oif missing drop"
-        body += _chain("prerouting", f"filter hook prerouting priority {_BEFORE_TRACKING}", [guard])
+        body += _chain("prerouting", f"filter hook prerouting priority {BEFORE_TRACKING}", [ipv6_guard(link_prefix)])
     return body
+
+
+def ipv6_guard(link_prefix: str) -> str:
+    """Return the rule that drops what no link of a workload may send by IPv6, for a chain before tracking."""
+    return (
+        f'iifname "{link_prefix}*" iifgroup != {SHARED_LINK_GROUP} meta nfproto ipv6 fib saddr . iif oif missing drop'
+    )
 
 
 def _set(name: str, version: int, networks: Iterable[IPNetwork]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,29 @@ opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 print(opener.open(sys.argv[1], timeout=2).read().decode(), end="")
 """
 SERVE = ("httpd", "-f", "-p", "80", "-h", "/www")
+CREATE = ("network", "create", "-d", "tortie", "--ipam-driver", "tortie")
+#: Addresses, by IP version, that no container has: in the pools, and elsewhere.
+POOLED, ELSEWHERE = ("10.244.99.99", "fd00:244::9999"), ("203.0.113.9", "2001:db8:9::9")
+#: Sends a datagram to an address from each of others, whoever has those (IP_TRANSPARENT, IPV6_TRANSPARENT).
+SEND = """
+import socket, sys
+target, *sources = sys.argv[1:]
+family, option = (socket.AF_INET6, (41, 75)) if ":" in target else (socket.AF_INET, (0, 19))
+for source in sources:
+    with socket.socket(family, socket.SOCK_DGRAM) as sender:
+        sender.setsockopt(*option, 1)
+        sender.bind((source, 0))
+        sender.sendto(b"hello", (target, 5999))
+"""
+#: Prints the source of the first datagram that comes.
+HEAR = """
+import socket, sys
+with socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+    receiver.settimeout(30)
+    receiver.bind((sys.argv[1], 5999))
+    print("ready", flush=True)
+    print(receiver.recvfrom(100)[1][0])
+"""
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +76,7 @@ def docker(
     lab, *both = hosts
     before = {host.name: traces(lab, host) for host in both}
     for host in both:
-        host.docker("network", "create", "-d", "tortie", "--ipam-driver", "tortie", "--subnet", POOL, "routed")
+        host.docker(*CREATE, "--subnet", POOL, "routed")
     yield hosts
     for host in both:
         host.docker("rm", "-f", *ids) if (ids := host.docker("ps", "-aq").split()) else None
@@ -101,6 +125,25 @@ def serve(host: DockerHost, name: str, *options: str) -> str:
 def fetched(lab: Lab, place: str, url: str) -> bool:
     """Tell whether the page is had from somewhere in the lab."""
     return lab.run(place, [sys.executable, "-I", "-S", "-c", FETCH, url]).stdout == "here\n"
+
+
+def url_of(address: str) -> str:
+    """Return where the page of an address is."""
+    return f"http://[{address}]/" if ":" in address else f"http://{address}/"
+
+
+def heard(lab: Lab, host: DockerHost, container: str, sources: tuple[str, ...]) -> str:
+    """Have a container send a datagram to h3 from each of these addresses, and return whose came first."""
+    version = ":" in sources[0]
+    target = str(lab.layout().addresses(lab.layout().host("h3"))[version])
+    command, settings = lab.command("h3", [sys.executable, "-I", "-S", "-c", HEAR, target])
+    with subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, text=True) as hearing:
+        assert hearing.stdout is not None
+        assert hearing.stdout.readline() == "ready\n"
+        process = host.docker("inspect", "-f", "{{.State.Pid}}", container)
+        enter = ["nsenter", "--target", process, "--net", sys.executable, "-I", "-S", "-c", SEND, target]
+        subprocess.run([*enter, *sources], check=True)
+        return hearing.stdout.readline().strip()
 
 
 def fetched_inside(host: DockerHost, container: str, url: str) -> bool:
@@ -156,20 +199,42 @@ def test_a_published_port_is_reached_from_a_third_host(
 
 
 def test_ipv6_and_a_second_network(docker: tuple[Lab, DockerHost, DockerHost], wait_until: Callable[..., None]) -> None:
-    """A container of two networks is reached by every address of both, and keeps the first when the second goes."""
+    """A container of two networks is reached by every address of both, whichever of them has its default route.
+
+    It keeps the one when the other goes, and sends from no address that is not its own.
+    """
     lab, one, _ = docker
-    create = ("network", "create", "-d", "tortie", "--ipam-driver", "tortie")
-    one.docker(*create, "--ipv6", "--subnet", POOL, "--subnet", POOL6, "both")
+    networks = ("both", "another")
+    for network in networks:
+        one.docker(*CREATE, "--ipv6", "--subnet", POOL, "--subnet", POOL6, network)
     one.docker("run", "-d", "--name", "double", "--net", "both", "busybox", *SERVE)
-    one.docker("network", "connect", "routed", "double")
-    first, second = address_of(one, "double", "both"), address_of(one, "double")
-    sixth = address_of(one, "double", "both", "GlobalIPv6Address")
-    for url in (f"http://{first}/", f"http://[{sixth}]/"):
-        wait_until(lambda url=url: fetched(lab, "h3", url), f"h3 reaches {url}")
-    assert first != second
-    one.docker("network", "disconnect", "routed", "double")
-    assert fetched(lab, "h3", f"http://{first}/")
-    assert not fetched(lab, "h3", f"http://{second}/")
+
+    def addresses(network: str) -> list[str]:
+        return [address_of(one, "double", network, member) for member in ("IPAddress", "GlobalIPv6Address")]
+
+    def reached(*joined: str) -> None:
+        for address in [each for network in joined for each in addresses(network)]:
+            wait_until(lambda address=address: fetched(lab, "h3", url_of(address)), f"h3 reaches {address}")
+
+    one.docker("network", "connect", "another", "double")
+    reached(*networks)
+    one.docker("restart", "-t", "0", "double")
+    reached(*networks)
+    for version, (first, second) in enumerate(zip(*map(addresses, networks), strict=True)):
+        assert first != second
+        assert heard(lab, one, "double", (POOLED[version], ELSEWHERE[version], second)) == second
+    one.stop_agent(signal.SIGKILL)
+    one.start_agent()
+    reached(*networks)
+    for left, kept in (networks, networks[::-1]):
+        gone = addresses(left)
+        one.docker("network", "disconnect", left, "double")
+        reached(kept)
+        for version, address in enumerate(gone):
+            assert not fetched(lab, "h3", url_of(address))
+            assert heard(lab, one, "double", (address, addresses(kept)[version])) == addresses(kept)[version]
+        one.docker("network", "connect", left, "double")
+        reached(*networks)
 
 
 def test_an_internal_network_reaches_its_pool_alone(
@@ -177,9 +242,8 @@ def test_an_internal_network_reaches_its_pool_alone(
 ) -> None:
     """Workloads of the pool reach it and are reached; a host elsewhere is not, and does not reach it."""
     lab, one, two = docker
-    create = ("network", "create", "-d", "tortie", "--ipam-driver", "tortie", "--internal")
-    assert "--subnet" in one.refused(*create, "anywhere")
-    one.docker(*create, "--subnet", POOL, "inside")
+    assert "--subnet" in one.refused(*CREATE, "--internal", "anywhere")
+    one.docker(*CREATE, "--internal", "--subnet", POOL, "inside")
     one.docker("run", "-d", "--name", "hidden", "--net", "inside", "busybox", *SERVE)
     address = address_of(one, "hidden", "inside")
     wait_until(lambda: fetched(lab, "h3w1", f"http://{address}/"), "a workload of the pool reaches it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 NETWORK = Network("n1", (ipaddress.ip_network("10.0.0.0/16"),), internal=False, mtu_bytes=0, number=0)
 ADDRESSES = (ipaddress.ip_address("10.0.0.7"), ipaddress.ip_address("fd00::7"))
 WEB = Published(Protocol.TCP, 80, None, 8080)
-ENDPOINT = Endpoint("n1", "e1", ADDRESSES, "02:00:00:00:00:01", (WEB,))
+ENDPOINT = Endpoint("n1", "e1", ADDRESSES, "02:00:00:00:00:01", (WEB,), sandbox="/var/run/docker/netns/1f2e")
 
 
 def free(_wanted: Published) -> None:
@@ -101,6 +102,20 @@ def test_without_anything_to_do_there_is_no_table() -> None:
     """Endpoints that publish nothing need none."""
     text = ruleset([Endpoint("n1", "e1", ADDRESSES, "02:00:00:00:00:01")], {"n1": NETWORK})
     assert text == ""
+
+
+def test_a_container_of_several_networks_sends_from_its_addresses_by_each_link() -> None:
+    """Those of one network only have the kernel's own check, and no rule."""
+    endpoints = [
+        Endpoint("n1", f"e{number}", (ipaddress.ip_address(f"10.0.0.{number}"),), "02:00:00:00:00:01", sandbox=sandbox)
+        for number, sandbox in enumerate(("", "", "one", "two", "two"))
+    ]
+    text = ruleset(endpoints, {"n1": NETWORK})
+    listed = {f'"{link.host_name}" . 10.0.0.{number}' for link in endpoints[3:] for number in (3, 4)}
+    assert set(re.findall(r'"tor\w+" \. [\d.]+', text)) == listed
+    assert "iifgroup 116 iifname . ip saddr != @sources4 drop" in text
+    assert "iifgroup 116 ip6 saddr != fe80::/10 iifname . ip6 saddr != @sources6 drop" in text
+    assert "nat hook" not in text
 
 
 def test_an_internal_network_publishes_nothing_and_is_barred_in_both_families() -> None:

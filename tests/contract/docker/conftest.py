@@ -46,11 +46,23 @@ class Kernel:
         self.passes: set[int] = set()
         self.taken: set[str] = set()
         self.filter_error: Exception | None = None
+        self.shared: set[str] = set()
 
     def lend(self, link: WorkloadLink, _gateways: tuple[IPAddress, ...]) -> int:
         """Make a link."""
         self.links[link.host_name] = link
+        self.shared.discard(link.host_name)
         return 7
+
+    def share(self, host_names: Collection[str]) -> None:
+        """Let links carry what rules list, which must be there."""
+        found = self.links.keys() & set(host_names)
+        assert all(name in self.ruleset for name in found)
+        self.shared |= found
+
+    def keep_shared(self, host_names: Collection[str]) -> None:
+        """Let all others carry their own alone."""
+        self.shared &= set(host_names)
 
     def untaken(self) -> frozenset[str]:
         """Return the far ends that are here."""
@@ -63,6 +75,7 @@ class Kernel:
     def unwire(self, host_name: str) -> None:
         """Remove a link."""
         self.links.pop(host_name, None)
+        self.shared.discard(host_name)
 
     def list(self) -> dict[str, int]:
         """Return every link."""
@@ -82,6 +95,8 @@ class Kernel:
         await asyncio.sleep(0)
         if self.filter_error is not None:
             raise self.filter_error
+        # What the rules no longer list must not be let through without them.
+        assert all(name in ruleset for name in self.shared)
         self.ruleset = ruleset
 
     async def let_through(self, version: int) -> None:

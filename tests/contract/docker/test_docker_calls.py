@@ -175,6 +175,49 @@ async def test_a_link_that_was_given_back_is_ended_without_a_call(node: Node) ->
     assert "18082" not in node.kernel.ruleset
 
 
+async def join_both(node: Node) -> set[str]:
+    """Attach one container by two endpoints, and return the names of its links."""
+    pool_id = await create_network(node)
+    for endpoint in (ENDPOINT, OTHER):
+        await create_endpoint(node, pool_id, endpoint)
+        await node.ask("/NetworkDriver.Join", EndpointID=endpoint, SandboxKey="/var/run/docker/netns/1f2e")
+    return {link_name(ENDPOINT), link_name(OTHER)}
+
+
+async def test_the_links_of_one_container_carry_each_others_addresses(node: Node) -> None:
+    """From the second network on and as long as it has both, also after a restart of the agent."""
+    assert await join_both(node) == node.kernel.shared
+    for link in node.kernel.links.values():
+        assert all(f'"{link.host_name}" . {address}' in node.kernel.ruleset for address in node.assigner.holders())
+    await node.stop()
+    await node.start()
+    await node.ask("/NetworkDriver.Leave", EndpointID=OTHER)
+    assert node.kernel.shared == set()
+    assert node.kernel.ruleset == ""
+
+
+async def test_containers_of_one_network_each_carry_no_others_addresses(node: Node) -> None:
+    """Each is in a namespace of its own."""
+    pool_id = await create_network(node)
+    for number, endpoint in enumerate((ENDPOINT, OTHER)):
+        await create_endpoint(node, pool_id, endpoint)
+        await node.ask("/NetworkDriver.Join", EndpointID=endpoint, SandboxKey=f"/var/run/docker/netns/{number}")
+    assert (node.kernel.shared, node.kernel.ruleset) == (set(), "")
+
+
+async def test_a_second_network_that_cannot_be_guarded_is_refused(node: Node) -> None:
+    """The container keeps its first one, which needs no rules."""
+    pool_id = await create_network(node)
+    for endpoint in (ENDPOINT, OTHER):
+        await create_endpoint(node, pool_id, endpoint)
+    await node.ask("/NetworkDriver.Join", EndpointID=ENDPOINT, SandboxKey="s")
+    node.kernel.filter_error = PermanentError("install nftables")
+    assert "install nftables" in await node.refused("/NetworkDriver.Join", EndpointID=OTHER, SandboxKey="s")
+    assert node.kernel.links.keys() == {link_name(ENDPOINT)}
+    assert {each["sandbox"] for each in node.state()["endpoints"]} == {"s", ""}
+    assert node.kernel.shared == set()
+
+
 async def test_a_port_has_one_container(node: Node) -> None:
     """The second is refused by name, and has the port as soon as the first has it no more."""
     pool_id = await create_network(node)
