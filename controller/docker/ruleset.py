@@ -1,4 +1,4 @@
-"""Published ports, internal networks and the sources of containers of several networks as one nftables table; pure.
+"""Published ports, internal networks and the sources that links may send from as one nftables table of ours; pure.
 
 A table of ours can redirect and drop, but not save what another table drops; see `controller.kernel.forward_filters`.
 """
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 from controller.docker.ports import host_addresses
 from controller.docker.sources import shared_sources
+from controller.kernel.link_names import HOST_LINK_PREFIX
 from controller.ports import SHARED_LINK_GROUP
-from controller.reconcile.firewall import BEFORE_TRACKING
+from controller.reconcile.firewall import BEFORE_TRACKING, ipv6_guard
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -46,14 +47,21 @@ def ruleset(endpoints: Collection[Endpoint], networks: Mapping[str, Network]) ->
         if endpoint.published:
             # A container that calls itself at the host's address would refuse a packet from itself.
             hairpins.append(f'iifname "{endpoint.host_name}" oifname "{endpoint.host_name}" masquerade')
-    return _sources(shared_sources(endpoints)) + _translating(translated, hairpins) + _filtering(barred)
+    ipv6 = any(address.version == 6 for each in endpoints for address in each.addresses)  # noqa: PLR2004  the IP version
+    # The pools' table has it too, but only while one of them is of IPv6.
+    guards = [ipv6_guard(HOST_LINK_PREFIX)] if ipv6 else []
+    return _sources(guards, shared_sources(endpoints)) + _translating(translated, hairpins) + _filtering(barred)
 
 
-def _sources(addresses_by_link: Mapping[str, Iterable[IPAddress]]) -> str:
-    """Return what drops everything that comes from a link of the group but from an address listed for that link."""
+def _sources(guards: list[str], addresses_by_link: Mapping[str, Iterable[IPAddress]]) -> str:
+    """Return what drops what comes from links that may not send it.
+
+    Beside the guards that is everything from a link of the group but from an address that is listed for that link.
+    """
+    place = f"filter hook prerouting priority {BEFORE_TRACKING}"
     if not addresses_by_link:
-        return ""
-    sets, rules = "", []
+        return _chain("sources", place, guards) if guards else ""
+    sets, rules = "", list(guards)
     for version, family in _FAMILY.items():
         allowed = [
             f'"{link}" . {address}'
@@ -66,7 +74,7 @@ def _sources(addresses_by_link: Mapping[str, Iterable[IPAddress]]) -> str:
         rules.append(
             f"iifgroup {SHARED_LINK_GROUP} {_LINK_LOCAL[version]}iifname . {family} saddr != @sources{version} drop"
         )
-    return sets + _chain("sources", f"filter hook prerouting priority {BEFORE_TRACKING}", rules)
+    return sets + _chain("sources", place, rules)
 
 
 def _translating(translated: list[str], hairpins: list[str]) -> str:

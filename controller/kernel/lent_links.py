@@ -72,8 +72,9 @@ class LentLinks:
         """
         with self._lock:
             host_end = self._ensure_pair(link)
+            ipv6 = any(address.version == 6 for address in link.addresses)  # noqa: PLR2004  the IP version
             try:
-                guard_ipv6(link.host_name)
+                guard_ipv6(link.host_name, ipv6=ipv6)
                 requests = list(_host_side(host_end.index, link, gateways))
                 self._socket.require(f"setting up {link.host_name}", requests)
             except (TortieError, OSError):

@@ -51,8 +51,8 @@ class NftablesTable:
             if not body:
                 return  # without nft we cannot have written a table
             raise PermanentError(
-                "the packet filter needs the program nft, for pools with natOutgoing or IPv6, and for ports, internal "
-                "networks, and containers of several networks of Docker; install nftables, it is used from then on"
+                "the packet filter needs the program nft, for pools with natOutgoing or IPv6, and for Docker's ports, "
+                "internal networks, IPv6 and containers of several networks; install nftables, it is used from then on"
             ) from error
         self._listing = await self.read()
         self._body = body

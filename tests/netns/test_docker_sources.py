@@ -36,6 +36,7 @@ HOST: Final = {4: ipaddress.ip_address("192.0.2.1"), 6: ipaddress.ip_address("20
 POOL6: Final = Pool("ipv6", ipaddress.ip_network("fd00:9::/64"), 122)
 #: For experiments (RFC 3692): nothing but a test's own socket takes it.
 PROTOCOL: Final = 253
+LAST: Final = b"this is the last one"
 VERSIONS = pytest.mark.parametrize("version", [4, 6])
 LIMIT_SECONDS: Final = 10
 
@@ -60,12 +61,13 @@ class World:
     state: DriverState
     filtering: Filtering
 
-    async def attach(self, number: int) -> None:
-        """Attach the container to a network, as a Join does and dockerd after it."""
+    async def attach(self, number: int, *versions: int) -> None:
+        """Attach the container to a network by both or these IP versions, as a Join does and dockerd after it."""
         this = endpoint(number)
+        this = replace(this, addresses=tuple(each for each in this.addresses if each.version in (versions or (4, 6))))
         self.state.keep_endpoint(this)
         await self.filtering.refresh()
-        gateways = gateway(number, 4), gateway(number, 6)
+        gateways = tuple(gateway(number, address.version) for address in this.addresses)
         link = WorkloadLink(this.host_name, this.lent_name, this.mac, this.addresses, 1400)
         self.lent.lend(link, gateways)
         await self.filtering.refresh(new_link=True)
@@ -107,10 +109,11 @@ class World:
         with socket.socket(family, socket.SOCK_RAW, PROTOCOL) as receiver:
             receiver.settimeout(LIMIT_SECONDS)
             receiver.bind((str(HOST[version]), 0))
-            for number, source in (*sent, last):
-                self._send(number, packet(source, HOST[version]))
-            came = iter(lambda: str(receiver.recvfrom(1000)[1][0]), str(last[1]))
-            return list(came)
+            for number, source in sent:
+                self._send(number, packet(source, HOST[version], b"sent"))
+            self._send(last[0], packet(last[1], HOST[version], LAST))
+            came = iter(lambda: receiver.recvfrom(1000), None)
+            return [source for content, (source, *_) in itertools.takewhile(lambda each: LAST not in each[0], came)]
 
     def _send(self, number: int, content: bytes) -> None:
         with entered(self.container.descriptor):
@@ -131,9 +134,8 @@ def run(command: str) -> str:
     return subprocess.run(command.split(), check=True, capture_output=True, text=True).stdout
 
 
-def packet(source: IPAddress, destination: IPAddress) -> bytes:
+def packet(source: IPAddress, destination: IPAddress, content: bytes) -> bytes:
     """Return a packet (RFC 791, RFC 8200)."""
-    content = b"hello"
     if source.version == 6:
         head = struct.pack("!IHBB", 6 << 28, len(content), PROTOCOL, 64)
         return head + source.packed + destination.packed + content
@@ -193,6 +195,20 @@ async def test_a_container_of_several_networks_forges_nothing(world: World, vers
     assert world.arrive(list(itertools.product(links, own[1:])), (1, own[0])) == [str(own[1])] * 2
 
 
+async def test_a_container_forges_no_ipv6_although_no_pool_has_it(world: World) -> None:
+    """The address of a pool that was deleted by force stays in use, and its container checked."""
+    run("nft delete table inet tortie")
+    own, forged = endpoint(1).addresses[1], endpoint(3).addresses[1]
+    assert world.arrive([(1, forged)], (1, own)) == []
+
+
+async def test_a_link_without_an_ipv6_address_carries_no_ipv6(world: World) -> None:
+    """Neither forged nor, for a container that has IPv6 by another link, its own."""
+    await world.attach(2, 4)
+    own = endpoint(1).addresses[1]
+    assert world.arrive([(2, endpoint(3).addresses[1]), (2, own)], (1, own)) == []
+
+
 @VERSIONS
 async def test_with_the_second_network_its_addresses_go(world: World, version: int) -> None:
     """The kernel checks the first link by itself again, and what was the second's comes by neither."""
@@ -203,7 +219,7 @@ async def test_with_the_second_network_its_addresses_go(world: World, version: i
     assert mode(1) == ("1", "default")
     own, lost = (each for number in (1, 2) for each in endpoint(number).addresses if each.version == version)
     assert world.arrive([(1, lost)], (1, own)) == []
-    assert "sources" not in run("nft list ruleset")
+    assert "set sources" not in run("nft list ruleset")
 
 
 @VERSIONS

@@ -99,9 +99,11 @@ def test_rules_translate_each_family_and_nothing_else() -> None:
 
 
 def test_without_anything_to_do_there_is_no_table() -> None:
-    """Endpoints that publish nothing need none."""
+    """Endpoints of IPv4 that publish nothing need none; those with IPv6 have their sources checked."""
+    assert ruleset([Endpoint("n1", "e1", ADDRESSES[:1], "02:00:00:00:00:01")], {"n1": NETWORK}) == ""
     text = ruleset([Endpoint("n1", "e1", ADDRESSES, "02:00:00:00:00:01")], {"n1": NETWORK})
-    assert text == ""
+    assert 'iifname "tor*" iifgroup != 116 meta nfproto ipv6 fib saddr . iif oif missing drop' in text
+    assert "nat hook" not in text
 
 
 def test_a_container_of_several_networks_sends_from_its_addresses_by_each_link() -> None:
