@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from controller.docker.ruleset import ruleset
+from controller.docker.ruleset import datagram_ports, ruleset
 from controller.docker.sources import shared_sources
 from controller.errors import TortieError
 
@@ -57,7 +57,7 @@ class Filtering:
             self._shared = None if self._shared is None else self._shared & shared
         if wanted != self._applied:
             self._applied = None
-            await self._packet_filter.apply(wanted)
+            await self._packet_filter.apply(wanted, datagram_ports(endpoints))
             self._applied = wanted
         if self._shared is None or shared - self._shared:
             await asyncio.to_thread(self._lending.share, shared)

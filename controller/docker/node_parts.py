@@ -85,8 +85,8 @@ class RouteWork(Protocol):
 class PacketFilter(Protocol):
     """The host's packet filter."""
 
-    async def apply(self, ruleset: str) -> None:
-        """Make our table be as the text says, all at once."""
+    async def apply(self, ruleset: str, datagram_ports: Collection[tuple[IPAddress | None, int]] = ()) -> None:
+        """Make our table be as the text says, all at once; it publishes these ports of UDP."""
         ...
 
     async def let_through(self, version: int) -> None:

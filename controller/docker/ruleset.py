@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from controller.docker.ports import host_addresses
 from controller.docker.sources import shared_sources
+from controller.docker.values import Protocol
 from controller.kernel.link_names import HOST_LINK_PREFIX
 from controller.ports import SHARED_LINK_GROUP
 from controller.reconcile.firewall import BEFORE_TRACKING, ipv6_guard
@@ -51,6 +52,16 @@ def ruleset(endpoints: Collection[Endpoint], networks: Mapping[str, Network]) ->
     # The pools' table has it too, but only while one of them is of IPv6.
     guards = [ipv6_guard(HOST_LINK_PREFIX)] if ipv6 else []
     return _sources(guards, shared_sources(endpoints)) + _translating(translated, hairpins) + _filtering(barred)
+
+
+def datagram_ports(endpoints: Iterable[Endpoint]) -> frozenset[tuple[IPAddress | None, int]]:
+    """Return the ports of the host that UDP is published at, each with the one address of the host that is meant."""
+    return frozenset(
+        (host_addresses(published), published.host_port)
+        for endpoint in endpoints
+        for published in endpoint.published
+        if published.protocol == Protocol.UDP
+    )
 
 
 def _sources(guards: list[str], addresses_by_link: Mapping[str, Iterable[IPAddress]]) -> str:

@@ -18,7 +18,7 @@ from controller.errors import KernelRefused
 from controller.kernel.netlink import NLA_F_NESTED, NetlinkSocket, Request, attribute, attributes
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from ipam.address import IPAddress
 
@@ -35,6 +35,10 @@ _CTA_TUPLE_REPLY: Final = 2
 _CTA_ID: Final = 12
 _CTA_ZONE: Final = 18
 _CTA_TUPLE_IP: Final = 1
+_CTA_TUPLE_PROTO: Final = 2
+_CTA_PROTO_NUM: Final = 1
+_CTA_PROTO_SRC_PORT: Final = 2
+_CTA_PROTO_DST_PORT: Final = 3
 _FAMILY_BY_VERSION: Final = {4: int(socket.AF_INET), 6: int(socket.AF_INET6)}
 #: What a kernel answers that was built without the table, or without netlink access to it.
 _NOT_THERE: Final = {errno.EPROTONOSUPPORT, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOENT}
@@ -65,12 +69,27 @@ class KernelConnections:
             for version, family in _FAMILY_BY_VERSION.items()
         )
 
-    def _flush(self, family: int, packed: set[bytes]) -> int:
+    def flush_datagrams(self, destinations: Collection[tuple[IPAddress, int]]) -> int:
+        """Forget what is sent by UDP to one of these addresses and ports and ends there, and return how much it was.
+
+        An entry that was made before a rule that translates would go on without it for as long as packets come.
+        """
+        return sum(
+            self._flush(family, {_place(each, port) for each, port in destinations if each.version == version}, _ending)
+            for version, family in _FAMILY_BY_VERSION.items()
+        )
+
+    def _flush(
+        self,
+        family: int,
+        packed: set[bytes],
+        chosen: Callable[[list[bytes], set[bytes]], Iterator[bytes]] | None = None,
+    ) -> int:
         if not packed or self._socket is None:
             return 0
         head = _NFGENMSG.pack(family, 0, 0)
         try:
-            entries = self._socket.dump_as(_GET, head, lambda bodies: list(_entries_of(bodies, packed)))
+            entries = self._socket.dump_as(_GET, head, lambda bodies: list((chosen or _entries_of)(bodies, packed)))
         except KernelRefused as error:
             self._do_without(error)
             self._socket.close()
@@ -98,9 +117,39 @@ def _entries_of(bodies: list[bytes], packed: set[bytes]) -> Iterator[bytes]:
         tuples = (found.get(_CTA_TUPLE_ORIGINAL, b""), found.get(_CTA_TUPLE_REPLY, b""))
         if packed.isdisjoint(address for each in tuples for address in _addresses_of(each)):
             continue
-        yield attribute(_CTA_TUPLE_ORIGINAL | NLA_F_NESTED, tuples[0]) + b"".join(
-            attribute(kind, found[kind]) for kind in (_CTA_ZONE, _CTA_ID) if kind in found
-        )
+        yield _named(found)
+
+
+def _ending(bodies: list[bytes], places: set[bytes]) -> Iterator[bytes]:
+    """Yield what names each UDP entry for one of these places whose answers come from there, untranslated."""
+    ports = {attribute(_CTA_PROTO_DST_PORT, place[-2:]) for place in places}
+    for body in bodies:
+        if not any(port in body for port in ports):
+            continue
+        found = dict(attributes(body, _NFGENMSG.size))
+        original, reply = (_ends(found.get(kind, b"")) for kind in (_CTA_TUPLE_ORIGINAL, _CTA_TUPLE_REPLY))
+        if original[1] == reply[0] and original[1] in places:
+            yield _named(found)
+
+
+def _named(found: Mapping[int, bytes]) -> bytes:
+    """Return what names a connection: its tuple, its zone and its number."""
+    return attribute(_CTA_TUPLE_ORIGINAL | NLA_F_NESTED, found[_CTA_TUPLE_ORIGINAL]) + b"".join(
+        attribute(kind, found[kind]) for kind in (_CTA_ZONE, _CTA_ID) if kind in found
+    )
+
+
+def _place(address: IPAddress, port: int) -> bytes:
+    return bytes([socket.IPPROTO_UDP]) + address.packed + port.to_bytes(2, "big")
+
+
+def _ends(packed_tuple: bytes) -> tuple[bytes, bytes]:
+    """Return where packets of this direction come from and go to, as `_place` does."""
+    found = dict(attributes(packed_tuple, 0))
+    protocol = dict(attributes(found.get(_CTA_TUPLE_PROTO, b""), 0))
+    number, *ports = (protocol.get(kind, b"") for kind in (_CTA_PROTO_NUM, _CTA_PROTO_SRC_PORT, _CTA_PROTO_DST_PORT))
+    source, destination = sorted(attributes(found.get(_CTA_TUPLE_IP, b""), 0))
+    return number + source[1] + ports[0], number + destination[1] + ports[1]
 
 
 def _addresses_of(packed_tuple: bytes) -> Iterator[bytes]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 import subprocess
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
 from controller.docker.firewall import Firewall
-from controller.docker.ruleset import ruleset
+from controller.docker.ruleset import datagram_ports, ruleset
 from controller.docker.values import Endpoint, Network, Protocol, Published
 from controller.errors import PermanentError
 from controller.kernel.lent_links import LentLinks
 from controller.kernel.links import KernelLinks
+from controller.kernel.namespaces import entered
 from controller.kernel.neighbours import KernelEndpoints
 from controller.ports import WorkloadLink
 
@@ -121,6 +124,57 @@ async def test_our_table_is_replaced_as_a_whole_beside_others(host: Namespace) -
     await firewall.apply(ruleset([], {}))
     assert run("nft", "list tables") == "table ip foreign\n"
     assert run("nft", "list table ip foreign") == foreign
+
+
+@pytest.fixture
+def neighbours(make_namespace: Callable[[], Namespace], ip: Callable[[str], str]) -> list[Namespace]:
+    """Make a client and a container, each on a link of its own to the test's host, which forwards between them."""
+    run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+    made = [make_namespace(), make_namespace()]
+    for number, namespace in enumerate(made):
+        ip(f"link add v{number} type veth peer name eth0 netns {namespace.name}")
+        ip(f"link set v{number} up")
+        namespace.run("ip", "link", "set", "eth0", "up")
+        for network, length in ((f"198.51.10{number}.", 24), (f"2001:db8:{number}::", 64)):
+            nodad = ["nodad"] if length == 64 else []
+            ip(f"address add {network}1/{length} dev v{number} {' '.join(nodad)}")
+            namespace.run("ip", "address", "add", f"{network}2/{length}", "dev", "eth0", *nodad)
+            namespace.run("ip", "route", "add", "default", "via", f"{network}1")
+    return made
+
+
+def datagram_socket(namespace: Namespace, address: str, port: int) -> socket.socket:
+    """Return a bound socket in a namespace."""
+    with entered(namespace.descriptor):
+        made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    made.settimeout(10)
+    made.bind((address, port))
+    return made
+
+
+@pytest.mark.parametrize("own", ["198.51.100.1", "2001:db8:0::1"])
+@pytest.mark.parametrize("at", [None, "own"])
+async def test_who_sends_all_the_time_reaches_a_port_as_soon_as_it_is_published(
+    host: Namespace, neighbours: list[Namespace], own: str, at: str | None
+) -> None:
+    """What is sent while nothing is published is the host's; then it is the container's, also for the same sender."""
+    assert host
+    addresses = (ipaddress.ip_address("198.51.101.2"), ipaddress.ip_address("2001:db8:1::2"))
+    version = ipaddress.ip_address(own).version
+    other = Endpoint("n", "f", ADDRESSES, LINK.container_mac, (Published(Protocol.TCP, 80, None, 8080),))
+    published = Published(Protocol.UDP, 53, None if at is None else ipaddress.ip_address(own), 5300)
+    endpoint = Endpoint("n", "e", addresses, LINK.container_mac, (published,))
+    networks = {"n": Network("n", (), internal=False, mtu_bytes=0, number=0)}
+    firewall = Firewall()
+    with (
+        datagram_socket(neighbours[0], own[:-1] + "2", 5555) as client,
+        datagram_socket(neighbours[1], str(addresses[version == 6]), 53) as server,
+    ):
+        for endpoints in ([other], [other, endpoint]):
+            await firewall.apply(ruleset(endpoints, networks), datagram_ports(endpoints))
+            with suppress(ConnectionRefusedError):  # nobody listens at the host itself
+                client.sendto(f"{len(endpoints)} endpoints".encode(), (own, 5300))
+        assert server.recv(100) == b"2 endpoints"
 
 
 async def test_dockerds_filter_lets_our_links_through_once(host: Namespace) -> None:

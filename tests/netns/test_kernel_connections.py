@@ -47,11 +47,11 @@ def connections(ip: Callable[[str], str]) -> Iterator[KernelConnections]:
         opened.close()
 
 
-def talk_to(address: str) -> None:
+def talk_to(address: str, port: int = 9999) -> None:
     """Send one datagram; nobody has to answer."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sender:
-        sender.sendto(b"hello", (address, 9999))
+        sender.sendto(b"hello", (address, port))
 
 
 def kept() -> str:
@@ -79,10 +79,26 @@ def test_a_translated_connection_is_found_by_either_address(connections: KernelC
     assert "198.51.100.7" not in kept()
 
 
+def test_of_what_is_sent_to_a_port_the_untranslated_is_forgotten(connections: KernelConnections) -> None:
+    """Both families; what goes to other ports or addresses stays, and what is translated already."""
+    for address in ("198.51.100.7", "198.51.100.9", "2001:db8:1::8", "2001:db8:1::9"):
+        talk_to(address)
+    talk_to("198.51.100.9", 9998)
+    places = [(ip_address(each), 9999) for each in ("198.51.100.7", "198.51.100.9", "2001:db8:1::8")]
+    assert connections.flush_datagrams(places) == 2
+    left = kept()
+    assert "dst=198.51.100.7" in left
+    assert "2001:0db8:0001:0000:0000:0000:0000:0009" in left
+    assert "dport=9998" in left
+    assert connections.flush_datagrams(places) == 0
+
+
 def test_without_connections_nothing_happens(connections: KernelConnections) -> None:
     """An address that nobody talked to, and no address at all."""
     assert connections.flush({ip_address("198.51.100.77")}) == 0
     assert connections.flush(()) == 0
+    assert connections.flush_datagrams([(ip_address("198.51.100.77"), 9999)]) == 0
+    assert connections.flush_datagrams(()) == 0
 
 
 def test_a_kernel_without_the_table_is_said_once(

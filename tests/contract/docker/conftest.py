@@ -47,6 +47,7 @@ class Kernel:
         self.taken: set[str] = set()
         self.filter_error: Exception | None = None
         self.shared: set[str] = set()
+        self.datagram_ports: set[tuple[IPAddress | None, int]] = set()
 
     def lend(self, link: WorkloadLink, _gateways: tuple[IPAddress, ...]) -> int:
         """Make a link."""
@@ -90,8 +91,9 @@ class Kernel:
         """Return the routes that were refused: none."""
         return {}
 
-    async def apply(self, ruleset: str) -> None:
+    async def apply(self, ruleset: str, datagram_ports: Collection[tuple[IPAddress | None, int]] = ()) -> None:
         """Replace our table."""
+        self.datagram_ports = set(datagram_ports)
         await asyncio.sleep(0)
         if self.filter_error is not None:
             raise self.filter_error

@@ -232,6 +232,21 @@ async def test_a_port_has_one_container(node: Node) -> None:
     assert node.kernel.ruleset.count("18080") == 2  # from elsewhere, and from the host itself
 
 
+async def test_the_filter_is_told_of_ports_of_udp(node: Node) -> None:
+    """It has to forget who sent to them before; those of TCP are of no account, and none is left in the end."""
+    pool_id = await create_network(node)
+    await create_endpoint(node, pool_id)
+    asked = [
+        {"Proto": protocol, "Port": 53, "HostIP": host, "HostPort": port, "HostPortEnd": port}
+        for protocol, host, port in ((17, "", 18053), (17, "0.0.0.0", 18054), (6, "", 18055))
+    ]
+    options = {"com.docker.network.portmap": asked}
+    await node.ask("/NetworkDriver.ProgramExternalConnectivity", EndpointID=ENDPOINT, Options=options)
+    assert node.kernel.datagram_ports == {(None, 18053), (None, 18054)}
+    await node.ask("/NetworkDriver.RevokeExternalConnectivity", EndpointID=ENDPOINT)
+    assert node.kernel.datagram_ports == set()
+
+
 async def test_a_packet_filter_that_refuses_leaves_nothing_published(node: Node) -> None:
     """The caller is told why, and the port can be had once the filter works."""
     pool_id = await create_network(node)
