@@ -2,15 +2,18 @@
 
 What one table drops no other can save: accept ends its own chain only (nft(8), "verdict statement"). So a policy of
 drop needs rules inside that very chain. Docker keeps the chain DOCKER-USER for the rules of others and never changes
-what is in it; there, and nowhere else, two rules for each IP version are put. They are written with the `iptables` that
-dockerd itself uses. A chain that an operator made drop is the operator's: it is named, with the commands that would
-open it for our links, and not touched.
+what is in it. There, and nowhere else, a jump to a chain of ours is put for each IP version, behind every rule of the
+operator's: what those drop stays dropped. Our chain lets through what is for our links, and what comes from them unless
+it is for a bridge of Docker's own, on which Docker's rules decide. It is written with the `iptables` that dockerd
+itself uses. A chain that an operator made drop is the operator's: it is named, with the commands that would open it for
+our links, and not touched.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +29,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _USER_CHAIN: Final = "DOCKER-USER"
+#: At most 28 characters (XT_EXTENSION_MAXNAMELEN).
+_OUR_CHAIN: Final = "TORTIE-FORWARD"
+_JUMP: Final = f"-A {_USER_CHAIN} -j {_OUR_CHAIN}"
+#: Docker's default bridge and its gateway bridge, and those of networks whose bridges it names itself.
+_BRIDGES: Final = ("docker+", "br-+")
+#: The rule by which dockerd has its bridges' published ports looked up, whatever the bridge is called.
+_OF_BRIDGE: Final = re.compile(r"-A \S+ -o (\S+) -j DOCKER")
 _PROGRAM: Final = {4: "iptables", 6: "ip6tables"}
 #: The table that iptables filters in, by the IP version, as nftables shows it.
 _IPTABLES: Final = {("ip", "filter"): 4, ("ip6", "filter"): 6}
@@ -107,21 +117,58 @@ async def _open_iptables(program: str) -> list[str]:
     lines = output.splitlines()
     if "-P FORWARD DROP" not in lines:
         return []
-    chain = _USER_CHAIN if f"-A FORWARD -j {_USER_CHAIN}" in lines else "FORWARD"
-    missing = [rule for direction in _DIRECTIONS if f"-A {(rule := _rule(chain, direction))}" not in lines]
-    if chain == "FORWARD":
-        commands = " and ".join(f"`{program} -I {rule}`" for rule in missing)
-        return [f"the policy of the chain FORWARD of {program} is DROP; run {commands}"] if missing else []
-    for rule in missing:
-        status, _, errors = await run_program([program, "-w", "5", "-I", *rule.split()])
-        if status:
-            raise PermanentError(f"{program} refuses the rule {rule}: {errors.strip()[:_ERROR_LENGTH]}")
-        log.info("links let through dockerd's filter", extra={"program": program, "rule": rule})
-    return []
+    if f"-A FORWARD -j {_USER_CHAIN}" in lines:
+        await _fill_own_chain(program, lines)
+        await _jump_last(program, lines)
+        return []
+    missing = [rule for direction in _DIRECTIONS if f"-A {(rule := _rule(direction))}" not in lines]
+    commands = " and ".join(f"`{program} -I {rule}`" for rule in missing)
+    return [f"the policy of the chain FORWARD of {program} is DROP; run {commands}"] if missing else []
 
 
-def _rule(chain: str, direction: str) -> str:
-    return f"{chain} {direction} {HOST_LINK_PREFIX}+ -j ACCEPT"
+async def _fill_own_chain(program: str, lines: list[str]) -> None:
+    """Have in our chain what lets our links through, and nothing else."""
+    named = {found[1] for line in lines if (found := _OF_BRIDGE.fullmatch(line)) and not _is_covered(found[1])}
+    links = f"{HOST_LINK_PREFIX}+"
+    wanted = [
+        f"-A {_OUR_CHAIN} -o {links} -j ACCEPT",
+        *(f"-A {_OUR_CHAIN} -i {links} -o {bridge} -j RETURN" for bridge in (*_BRIDGES, *sorted(named))),
+        f"-A {_OUR_CHAIN} -i {links} -j ACCEPT",
+    ]
+    if [line for line in lines if line.startswith(f"-A {_OUR_CHAIN} ")] == wanted:
+        return
+    # Declared, it is emptied in the same transaction (iptables-restore(8), "--noflush").
+    text = "\n".join(["*filter", f":{_OUR_CHAIN} - [0:0]", *wanted, "COMMIT", ""])
+    await _change([f"{program}-restore", "-w", "5", "--noflush"], text)
+    log.info("links let through dockerd's filter", extra={"program": program, "rules": wanted})
+
+
+def _is_covered(bridge: str) -> bool:
+    return any(bridge.startswith(pattern.rstrip("+")) for pattern in _BRIDGES)
+
+
+async def _jump_last(program: str, lines: list[str]) -> None:
+    """Have one jump to our chain, behind all that is looked at but the return at the end."""
+    rules = [line for line in lines if line.startswith(f"-A {_USER_CHAIN} ")]
+    returning = f"-A {_USER_CHAIN} -j RETURN"
+    last = rules.index(returning) if returning in rules else len(rules)
+    if rules.count(_JUMP) == 1 and rules[last - 1] == _JUMP:
+        return
+    # First the new one: meanwhile nothing of ours is dropped.
+    await _change([program, "-w", "5", "-I", _USER_CHAIN, str(last + 1), "-j", _OUR_CHAIN])
+    for _ in range(rules.count(_JUMP)):
+        await _change([program, "-w", "5", "-D", _USER_CHAIN, "-j", _OUR_CHAIN])
+    log.info("our rules come after those of others in dockerd's filter", extra={"program": program})
+
+
+async def _change(command: list[str], text: str = "") -> None:
+    status, _, errors = await run_program(command, text)
+    if status:
+        raise PermanentError(f"{' '.join(command)} fails: {errors.strip()[:_ERROR_LENGTH]}")
+
+
+def _rule(direction: str) -> str:
+    return f"FORWARD {direction} {HOST_LINK_PREFIX}+ -j ACCEPT"
 
 
 async def _closed(chain: _Chain) -> list[str]:

@@ -71,7 +71,7 @@ def reaches(host: Namespace, make_namespace: Callable[[], Namespace]) -> Callabl
 async def test_dockerds_filter_lets_our_links_through(
     reaches: Callable[[int], bool], version: int, program: str
 ) -> None:
-    """Two rules in the chain that Docker keeps for others, once; the policy stays drop for everybody else."""
+    """By a jump in the chain that Docker keeps for others, once; the policy stays drop for everybody else."""
     barred = {4: "192.0.2.7", 6: "2001:db8::7"}[version]
     run(f"{program} -P FORWARD DROP")
     run(f"{program} -N DOCKER-USER")
@@ -82,9 +82,83 @@ async def test_dockerds_filter_lets_our_links_through(
     after = run(f"{program} -S")
     assert reaches(version)
     assert "-P FORWARD DROP" in after
-    assert len(re.findall(r"-A DOCKER-USER -[io] tor\+ -j ACCEPT", after)) == 2
+    assert after.count("-A DOCKER-USER -j TORTIE-FORWARD") == 1
     await open_forwarding({version})
     assert run(f"{program} -S") == after
+
+
+def dockerds_chains(program: str, *rules: str) -> None:
+    """Make the chains as dockerd does, and have these rules in the one for others."""
+    for rule in ("-P FORWARD DROP", "-N DOCKER-USER", "-I FORWARD -j DOCKER-USER", "-N DOCKER"):
+        run(f"{program} {rule}")
+    for bridge in ("docker0", "lan0"):
+        run(f"{program} -A FORWARD -o {bridge} -j DOCKER")
+    for each in rules:
+        run(f"{program} -A DOCKER-USER {each}")
+
+
+def users_rules(program: str) -> list[str]:
+    """Return what is in the chain for others, in its order."""
+    return [line.removeprefix("-A DOCKER-USER ") for line in run(f"{program} -S DOCKER-USER").splitlines()[1:]]
+
+
+@VERSIONS
+async def test_what_an_operator_drops_stays_dropped(reaches: Callable[[int], bool], version: int, program: str) -> None:
+    """Whether the rule was there before ours or came later; without it traffic flows."""
+    drop = f"-d {ADDRESS['w2', version]}/{32 if version == 4 else 128} -j DROP"
+    dockerds_chains(program, drop)
+    await open_forwarding({version})
+    assert not reaches(version)
+    run(f"{program} -D DOCKER-USER {drop}")
+    assert reaches(version)
+    run(f"{program} -A DOCKER-USER {drop}")
+    await open_forwarding({version})
+    assert users_rules(program) == [drop, "-j TORTIE-FORWARD"]
+
+
+@pytest.mark.parametrize("ending", [(), ("-j RETURN",), ("-j RETURN", "-i never0 -j DROP")])
+async def test_ours_come_last_of_all_that_is_looked_at(host: Namespace, ending: tuple[str, ...]) -> None:
+    """Before the return that dockerd puts at the end, and what is behind it nobody sees."""
+    assert host
+    dockerds_chains("iptables", "-i out0 -j DROP", *ending)
+    await open_forwarding({4})
+    assert users_rules("iptables") == ["-i out0 -j DROP", "-j TORTIE-FORWARD", *ending]
+
+
+@VERSIONS
+async def test_dockers_own_bridges_are_not_opened_by_ours(host: Namespace, version: int, program: str) -> None:
+    """Those of any name that dockerd has rules for: what is for them is up to those rules."""
+    assert host
+    dockerds_chains(program, "-j RETURN")
+    await open_forwarding({version})
+    assert run(f"{program} -S TORTIE-FORWARD").splitlines()[1:] == [
+        "-A TORTIE-FORWARD -o tor+ -j ACCEPT",
+        "-A TORTIE-FORWARD -i tor+ -o docker+ -j RETURN",
+        "-A TORTIE-FORWARD -i tor+ -o br-+ -j RETURN",
+        "-A TORTIE-FORWARD -i tor+ -o lan0 -j RETURN",
+        "-A TORTIE-FORWARD -i tor+ -j ACCEPT",
+    ]
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "iptables -F TORTIE-FORWARD",
+        "iptables -A TORTIE-FORWARD -j DROP",
+        "iptables -F DOCKER-USER",
+        "iptables -I DOCKER-USER -j TORTIE-FORWARD",
+    ],
+)
+async def test_what_others_do_to_our_rules_is_repaired(host: Namespace, tampering: str) -> None:
+    """Taken, added to, or jumped to once more."""
+    assert host
+    dockerds_chains("iptables")
+    await open_forwarding({4})
+    before = run("iptables -S")
+    run(tampering)
+    assert run("iptables -S") != before
+    await open_forwarding({4})
+    assert run("iptables -S") == before
 
 
 @VERSIONS
