@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Final
 
 from controller.docker.requests import parse_address_request, parse_pool_request
 from controller.docker.values import REQUESTED, endpoint_of_handle, link_name
-from controller.errors import RefusedError, TransientError
+from controller.errors import RefusedError, TortieError, TransientError
 from controller.kernel.links import IPV4_GATEWAY, IPV6_GATEWAY
+from ipam.errors import AddressUnavailable
 from ipam.request import AssignRequest, ReleaseRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from controller.docker.leftovers import Leftovers
     from controller.docker.node_parts import Addresses
     from controller.docker.requests import Fields
     from controller.docker.state import DriverState
@@ -38,11 +40,17 @@ class AddressDriver:
     """Answers the calls of `IpamDriver`; `pools` gives those there are, None while that is not known."""
 
     def __init__(
-        self, *, addresses: Addresses, pools: Callable[[], Collection[Pool] | None], state: DriverState
+        self,
+        *,
+        addresses: Addresses,
+        pools: Callable[[], Collection[Pool] | None],
+        state: DriverState,
+        leftovers: Leftovers,
     ) -> None:
         self._addresses = addresses
         self._pools = pools
         self._state = state
+        self._leftovers = leftovers
 
     async def request_pool(self, fields: Fields) -> dict[str, object]:
         """Return the id and CIDR of the pool that is asked for."""
@@ -74,17 +82,21 @@ class AddressDriver:
             raise RefusedError(f"{request.address} is not of IPv{version}, as the pool {request.pool_id} is")
         # Asked for again, a certain address is had again; which one any other request got nobody can tell.
         token = secrets.token_hex(8) if request.address is None else str(request.address)
-        assignment = await self._addresses.assign(
-            AssignRequest(
-                handle=REQUESTED + token,
-                workload=token,
-                namespace="docker",
-                interface=link_name(REQUESTED + token),
-                versions=(version,),
-                pools=(pool_name,) if pool_name else (),
-                addresses=() if request.address is None else (request.address,),
-            )
+        wanted = AssignRequest(
+            handle=REQUESTED + token,
+            workload=token,
+            namespace="docker",
+            interface=link_name(REQUESTED + token),
+            versions=(version,),
+            pools=(pool_name,) if pool_name else (),
+            addresses=() if request.address is None else (request.address,),
         )
+        try:
+            assignment = await self._addresses.assign(wanted)
+        except AddressUnavailable:
+            if request.address is None or not await self._leftovers.free(request.address):
+                raise
+            assignment = await self._addresses.assign(wanted)
         [address] = assignment.addresses
         log.info("address assigned to docker", extra={"address": str(address), "pool": pool_name})
         return {"Address": f"{address}/{address.max_prefixlen}", "Data": {}}
@@ -102,7 +114,11 @@ class AddressDriver:
             # Its end may be on its way; or this is an old call come late, and the address is another container's now.
             self._state.keep_endpoint(replace(endpoint, given_up=True))
         elif endpoint_id is not None or holder.handle.startswith(REQUESTED):
-            await self._addresses.release_addresses([ReleaseRequest(address, holder.handle)])
+            try:
+                await self._addresses.release_addresses([ReleaseRequest(address, holder.handle)])
+            except TortieError:
+                self._leftovers.note_failure(holder.handle)
+                raise
             log.info("address released by docker", extra={"address": str(address), "handle": holder.handle})
         return {}
 

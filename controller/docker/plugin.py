@@ -8,6 +8,7 @@ import random
 from typing import TYPE_CHECKING, Final
 
 from controller.docker.address_driver import AddressDriver
+from controller.docker.leftovers import Leftovers
 from controller.docker.network_driver import NetworkDriver
 from controller.docker.server import PluginServer
 from controller.docker.state import DriverState
@@ -57,7 +58,8 @@ class DockerPlugin:
             alone=alone,
             default_mtu_bytes=default_mtu_bytes,
         )
-        driver = AddressDriver(addresses=addresses, pools=pools, state=self._state)
+        self._leftovers = Leftovers(addresses=addresses, links=links, state=self._state, alone=alone)
+        driver = AddressDriver(addresses=addresses, pools=pools, state=self._state, leftovers=self._leftovers)
         self._server = PluginServer(
             {
                 "/IpamDriver.RequestPool": driver.request_pool,
@@ -93,8 +95,9 @@ class DockerPlugin:
 
     async def _keep_right(self) -> None:
         while True:
-            try:
-                await self._networks.resync()
-            except TortieError as error:
-                log.warning("what docker left behind could not be repaired", extra={"reason": str(error)})
+            for repair in (self._networks.resync, self._leftovers.look):
+                try:
+                    await repair()
+                except TortieError as error:
+                    log.warning("what docker left behind could not be repaired", extra={"reason": str(error)})
             await asyncio.sleep(_RESYNC_SECONDS * random.uniform(0.9, 1.1))  # noqa: S311  jitter

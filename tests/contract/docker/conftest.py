@@ -19,15 +19,16 @@ from controller.cni.backend import WorkloadBackend
 from controller.datamodel import keys
 from controller.datamodel.records import encode_pool
 from controller.docker.plugin import DockerPlugin
+from controller.errors import StoreUnavailable
 from controller.ports import Put
 from controller.reconcile.links import WorkloadLinks
 from controller.store.memory import MemoryStore
 from ipam.pool import Pool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Mapping
+    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
-    from controller.ports import KernelRoute, RouteFailure, WorkloadLink
+    from controller.ports import KernelRoute, Operation, RouteFailure, Version, WorkloadLink
     from ipam.address import IPAddress, IPNetwork
 
 POOLS = (
@@ -106,12 +107,26 @@ class Kernel:
         self.passes.add(version)
 
 
+class BrittleStore(MemoryStore):
+    """A store that may be down, for writers at least."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = False
+
+    async def commit(self, operations: Sequence[Operation]) -> dict[str, Version]:
+        """Apply all operations, unless the store is down."""
+        if self.down:
+            raise StoreUnavailable("the store is down")
+        return await super().commit(operations)
+
+
 class Node:
     """The node `h1`; `call` is what dockerd does."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.store = MemoryStore()
+        self.store = BrittleStore()
         self.kernel = Kernel()
 
     async def start(self) -> None:
@@ -122,7 +137,7 @@ class Node:
         await self.assigner.start()
         self.links = WorkloadLinks(self.kernel)
         await self.links.refresh()
-        backend = WorkloadBackend(
+        self.backend = WorkloadBackend(
             addresses=self.assigner,
             links=self.links,
             routes=self.kernel,
@@ -139,7 +154,7 @@ class Node:
             lending=self.kernel,
             routes=self.kernel,
             packet_filter=self.kernel,
-            alone=backend.alone,
+            alone=self.backend.alone,
             default_mtu_bytes=lambda: 1500,
         )
         self._task = asyncio.create_task(self.plugin.run())

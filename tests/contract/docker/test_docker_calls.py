@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from controller.docker.leftovers import Leftovers
 from controller.docker.ruleset import ruleset
 from controller.docker.values import link_name
 from controller.errors import PermanentError
@@ -155,6 +156,53 @@ async def test_a_late_release_takes_no_address_from_a_container(node: Node) -> N
     assert ipaddress.ip_address(address) in node.assigner.holders()
     await node.ask("/NetworkDriver.DeleteEndpoint", NetworkID=NETWORK, EndpointID=ENDPOINT)
     assert node.assigner.holders() == {}
+
+
+async def test_an_address_whose_release_failed_can_be_had_at_once(node: Node) -> None:
+    """The store was down while the container stopped, and dockerd never releases twice."""
+    pool_id = await create_network(node)
+    address = await create_endpoint(node, pool_id)
+    ended = {"NetworkID": NETWORK, "EndpointID": ENDPOINT}
+    await node.ask("/NetworkDriver.DeleteEndpoint", **ended)
+    node.store.down = True
+    assert "the store is down" in await node.refused("/IpamDriver.ReleaseAddress", PoolID=pool_id, Address=address)
+    node.store.down = False
+    await node.ask("/IpamDriver.RequestAddress", PoolID=pool_id, Address=address)
+    assert [holder.handle for holder in node.assigner.holders().values()] == [f"docker-request/{address}"]
+
+
+def leftovers_of(node: Node) -> Leftovers:
+    """Return what looks for addresses left behind, apart from the one that the plugin has at work."""
+    state, alone = node.plugin._state, node.backend.alone
+    return Leftovers(addresses=node.assigner, links=node.links, state=state, alone=alone)
+
+
+async def test_an_address_that_dockerd_never_released_comes_back(node: Node) -> None:
+    """Not before it is sure that no release is on its way, and not from who lives or is about to."""
+    pool_id = await create_network(node)
+    lost, stays = [await create_endpoint(node, pool_id, endpoint) for endpoint in (ENDPOINT, OTHER)]
+    asked = await node.ask("/IpamDriver.RequestAddress", PoolID=pool_id)
+    await node.ask("/NetworkDriver.DeleteEndpoint", NetworkID=NETWORK, EndpointID=ENDPOINT)
+    leftovers = leftovers_of(node)
+    await leftovers.look()
+    assert ipaddress.ip_address(lost) in node.assigner.holders()
+    await leftovers.look()
+    assert set(map(str, node.assigner.holders())) == {stays, asked["Address"].partition("/")[0]}
+    await node.ask("/IpamDriver.RequestAddress", PoolID=pool_id, Address=lost)
+
+
+async def test_what_has_a_link_is_not_left_behind(node: Node) -> None:
+    """Also where the agent's file was lost and it knows of no endpoint: a container is behind the link."""
+    pool_id = await create_network(node)
+    address = await create_endpoint(node, pool_id)
+    await node.ask("/NetworkDriver.Join", NetworkID=NETWORK, EndpointID=ENDPOINT)
+    await node.stop()
+    (node.directory / "docker.json").unlink()
+    await node.start()
+    leftovers = leftovers_of(node)
+    for _ in range(3):
+        await leftovers.look()
+    assert address in await node.refused("/IpamDriver.RequestAddress", PoolID=pool_id, Address=address)
 
 
 async def test_a_link_that_was_given_back_is_ended_without_a_call(node: Node) -> None:
