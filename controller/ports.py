@@ -257,8 +257,12 @@ class Links(Protocol):
         """
         ...
 
-    def unwire(self, host_name: str) -> None:
-        """Remove the link; one that is already gone is no error."""
+    def unwire(self, host_name: str, namespace_descriptor: int | None = None) -> None:
+        """Remove the link; one that is already gone is no error.
+
+        With the workload's namespace what the link does not take along goes as well. Any other namespace, or what is
+        none, is left alone.
+        """
         ...
 
     def list(self) -> dict[str, int]:

@@ -34,8 +34,11 @@ class Backend(Protocol):
         """
         ...
 
-    async def delete(self, request: CniRequest) -> None:
-        """Detach the container; what is gone already is success."""
+    async def delete(self, request: CniRequest, namespace_descriptor: int | None) -> None:
+        """Detach the container; what is gone already is success.
+
+        The descriptor, None if the namespace is not there, may be of anything. It is the caller's.
+        """
         ...
 
     async def check(self, request: CniRequest, namespace_descriptor: int) -> None:
@@ -87,7 +90,7 @@ async def _carry_out(request: CniRequest, received: ReceivedRequest, backend: Ba
             result = await backend.add(request, _namespace(request, received))
             return encode_result(result, request.config.cni_version, request.previous)
         case Command.DEL:
-            await backend.delete(request)
+            await backend.delete(request, received.namespace_descriptor)
         case Command.CHECK:
             await backend.check(request, _namespace(request, received))
         case Command.GC:

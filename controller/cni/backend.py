@@ -99,9 +99,9 @@ class WorkloadBackend:
         log.info("workload attached", extra=_fields(request, link.addresses))
         return _result(request, link)
 
-    async def delete(self, request: CniRequest) -> None:
+    async def delete(self, request: CniRequest, namespace_descriptor: int | None = None) -> None:
         """Remove the container's link, then release its addresses; what is gone already is success."""
-        released = await self._detach(request.handle, request.host_name)
+        released = await self._detach(request.handle, request.host_name, namespace_descriptor)
         log.info("workload detached", extra=_fields(request, released))
 
     async def check(self, request: CniRequest, namespace_descriptor: int) -> None:
@@ -161,9 +161,11 @@ class WorkloadBackend:
             raise TransientError(obstacle)
         await self._addresses.probe(_probe(request))
 
-    async def _detach(self, handle: str, host_name: str) -> tuple[IPAddress, ...]:
+    async def _detach(
+        self, handle: str, host_name: str, namespace_descriptor: int | None = None
+    ) -> tuple[IPAddress, ...]:
         async with self.alone(host_name):
-            await self._links.unwire(host_name)
+            await self._links.unwire(host_name, namespace_descriptor)
             return await self._addresses.release(handle)
 
     def _garbage(self, network_prefix: str, valid: frozenset[Attachment]) -> dict[str, str]:

@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 
     from controller.cni.previous_result import PreviousResult
     from controller.kernel.link_inspection import LinkEnd, LinkState
-    from ipam.address import IPAddress, IPNetwork
+    from ipam.address import IPAddress
 
 _ATTACH_AGAIN: Final = "start the container again: DEL and ADD make the attachment anew"
+_ATTACH_LAST: Final = (
+    f"{_ATTACH_AGAIN}; where a network of another plugin brings a default route, let the container have that one first"
+)
 _AGENT_REPAIRS: Final = "the agent puts its routes right by itself; `tortiectl node status` tells what keeps it from it"
 _DEFAULT: Final = {4: ipaddress.ip_network("0.0.0.0/0"), 6: ipaddress.ip_network("::/0")}
 
@@ -130,7 +133,6 @@ def _container(expected: Expected, state: LinkState, end: LinkEnd) -> Iterator[F
     side, name = state.container, expected.container_name
     if side.ipv6_off and any(address.version == 6 for address in expected.addresses):  # noqa: PLR2004  the IP version
         yield Fault("sysctl", f"net/ipv6/conf/{name}/disable_ipv6=1 in the container", "0")
-    # Who is attached twice has one default route, through whichever of the links came last.
     doors = {(each.address, each.link_index) for each in side.neighbours if each.mac == HOST_MAC}
     for address in expected.addresses:
         gateway: IPAddress = IPV4_GATEWAY if address.version == 4 else IPV6_GATEWAY  # noqa: PLR2004  the IP version
@@ -138,14 +140,14 @@ def _container(expected: Expected, state: LinkState, end: LinkEnd) -> Iterator[F
             yield Fault("address", f"{address} not on {name}", f"{address}/{address.max_prefixlen} on {name}")
         if (gateway, end.index) not in doors:
             yield Fault("neighbour", f"no permanent {gateway} at {HOST_MAC} on {name}", "there")
-        links = {index for door, index in doors if door == gateway} | {end.index}
-        wanted: set[tuple[IPNetwork, IPAddress | None]] = {(_DEFAULT[address.version], gateway)}
-        if gateway == IPV4_GATEWAY:
-            wanted.add((ipaddress.ip_network(gateway), None))
-        there = {(path.prefix, path.gateway) for path in side.paths if path.link_indexes <= links}
-        for prefix, via in sorted(wanted - there, key=str):
-            how = f"{prefix} dev {name}" if via is None else f"{prefix} via {via} dev {name}"
-            yield Fault("route", f"no {prefix} in the container", how)
+        way = side.way_from.get(address)
+        if address in side.addresses and way != Path(_DEFAULT[address.version], gateway, frozenset({end.index})):
+            yield Fault(
+                "route",
+                f"{_way(way, end.index, name)} from {address} in the container",
+                f"{_DEFAULT[address.version]} via {gateway} dev {name}",
+                _ATTACH_LAST,
+            )
 
 
 def _previous(expected: Expected, container: LinkEnd | None) -> Iterator[Fault]:
@@ -175,7 +177,8 @@ def _way(path: Path | None, index: int, name: str) -> str:
     if path is None:
         return "none"
     links = ", ".join(name if number == index else f"link {number}" for number in sorted(path.link_indexes))
-    return f"{path.prefix} dev {links}"
+    gateway = "" if path.gateway is None else f" via {path.gateway}"
+    return f"{path.prefix}{gateway} dev {links}"
 
 
 def _listed(addresses: frozenset[IPAddress] | tuple[IPAddress, ...]) -> str:

@@ -40,8 +40,11 @@ class LinkWork(Protocol):
         """Make the link as described and return the host link's index."""
         ...
 
-    async def unwire(self, host_name: str) -> None:
-        """Remove the link; one that is gone is no error."""
+    async def unwire(self, host_name: str, namespace_descriptor: int | None = None) -> None:
+        """Remove the link, and with the workload's namespace what the link leaves there; one that is gone is no error.
+
+        The descriptor may be closed as soon as this returns.
+        """
         ...
 
     @property

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Final
 
 from controller.errors import KernelRefused
 from controller.kernel import link_messages as message
+from controller.kernel.container_routes import FAR_AWAY
 from controller.kernel.namespaces import check_namespace, entered
 from controller.kernel.netlink import NetlinkSocket, attribute, attributes
 from controller.kernel.route_messages import (
     RTA_DST,
     RTA_GATEWAY,
+    RTA_SRC,
     RTM_GETROUTE,
     RTMSG,
-    dump_request,
     links_of,
 )
 from controller.kernel.sysctls import ipv6_is_off, unguarded
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 #: "Answer with the route that matches, not with a made-up one" (include/uapi/linux/rtnetlink.h).
 _RTM_F_FIB_MATCH: Final = 0x2000
-_ANY_PROTOCOL: Final = 0
 _MTU_BYTES: Final = 4
 
 
@@ -57,7 +57,7 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """A route of the main table: where it leads, through which gateway (None: directly) and out of which links."""
+    """A route: where it leads, through which gateway (None: directly) and out of which links."""
 
     prefix: IPNetwork
     gateway: IPAddress | None
@@ -80,12 +80,15 @@ class HostSide:
 
 @dataclass(frozen=True, slots=True)
 class ContainerSide:
-    """The container's end (None: there is no such link) and what belongs to it, or to its namespace."""
+    """The container's end (None: there is no such link) and what belongs to it, or to its namespace.
+
+    `way_from` has the route that a packet from each address to somewhere far away would take, None without one.
+    """
 
     end: LinkEnd | None
     addresses: frozenset[IPAddress]
     neighbours: frozenset[Neighbour]
-    paths: frozenset[Path]
+    way_from: Mapping[IPAddress, Path | None]
     ipv6_off: bool
 
 
@@ -108,7 +111,7 @@ def inspect_link(
     host = _host_side(host_name, addresses)
     with entered(namespace_descriptor):
         try:
-            return LinkState(host, _container_side(container_name))
+            return LinkState(host, _container_side(container_name, addresses))
         except OSError as error:
             raise KernelRefused(f"reading link {container_name}", error.errno or 0, str(error)) from error
 
@@ -125,18 +128,14 @@ def _host_side(name: str, addresses: Collection[IPAddress]) -> HostSide:
         )
 
 
-def _container_side(name: str) -> ContainerSide:
+def _container_side(name: str, addresses: Collection[IPAddress]) -> ContainerSide:
     with closing(NetlinkSocket()) as asked:
         end = _end(asked, name)
         return ContainerSide(
             end=end,
             addresses=frozenset() if end is None else _addresses(asked, end.index),
             neighbours=_neighbours(asked),
-            paths=frozenset(
-                _path(body)
-                for version in (4, 6)
-                for body in asked.dump(RTM_GETROUTE, dump_request(version, _ANY_PROTOCOL))
-            ),
+            way_from={address: _path_to(asked, FAR_AWAY[address.version], address) for address in addresses},
             ipv6_off=ipv6_is_off(name),
         )
 
@@ -176,12 +175,14 @@ def _neighbours(asked: NetlinkSocket) -> frozenset[Neighbour]:
     return frozenset(neighbours)
 
 
-def _path_to(asked: NetlinkSocket, address: IPAddress) -> Path | None:
-    head = RTMSG.pack(message.family(address), address.max_prefixlen, 0, 0, 0, 0, 0, 0, _RTM_F_FIB_MATCH)
+def _path_to(asked: NetlinkSocket, address: IPAddress, source: IPAddress | None = None) -> Path | None:
+    length, source_length = address.max_prefixlen, 0 if source is None else source.max_prefixlen
+    question = RTMSG.pack(message.family(address), length, source_length, 0, 0, 0, 0, 0, _RTM_F_FIB_MATCH)
+    question += attribute(RTA_DST, address.packed) + (b"" if source is None else attribute(RTA_SRC, source.packed))
     try:
-        body = asked.get(RTM_GETROUTE, head + attribute(RTA_DST, address.packed))
+        body = asked.get(RTM_GETROUTE, question)
     except KernelRefused as refusal:
-        # No route at all, or one that drops what it matches.
+        # No route at all, one that drops what it matches, or a source that is nobody's address.
         if refusal.error_number in {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL, errno.EACCES}:
             return None
         raise

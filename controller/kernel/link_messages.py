@@ -1,4 +1,4 @@
-"""Links, addresses, neighbours and a container's routes as rtnetlink requests, and links back; pure."""
+"""Links, addresses and neighbours as rtnetlink requests, and links back; pure."""
 
 from __future__ import annotations
 
@@ -18,19 +18,7 @@ from controller.kernel.netlink import (
     attributes,
     nested,
 )
-from controller.kernel.route_messages import (
-    RT_SCOPE_HOST,
-    RT_SCOPE_LINK,
-    RT_SCOPE_UNIVERSE,
-    RT_TABLE_MAIN,
-    RTA_DST,
-    RTA_GATEWAY,
-    RTA_OIF,
-    RTM_NEWROUTE,
-    RTMSG,
-    RTN_UNICAST,
-)
-from controller.ports import ROUTE_PROTOCOL
+from controller.kernel.route_messages import RT_SCOPE_HOST, RT_SCOPE_UNIVERSE
 
 if TYPE_CHECKING:
     from controller.ports import WorkloadLink
@@ -51,6 +39,7 @@ IFLA_MTU: Final = 4
 IFLA_LINK: Final = 5
 IFLA_LINKINFO: Final = 18
 _IFLA_AF_SPEC: Final = 26
+_IFLA_GROUP: Final = 27
 IFLA_NET_NS_FD: Final = 28
 IFLA_EXT_MASK: Final = 29
 _IFLA_NUM_TX_QUEUES: Final = 31
@@ -86,12 +75,16 @@ _NO_SKIPPED_STATISTICS: Final = attribute(IFLA_EXT_MASK, _NUMBER.pack(_RTEXT_FIL
 
 @dataclass(frozen=True, slots=True)
 class LinkFacts:
-    """What a link says of itself; `peer_index` is the other end's index in its own namespace (0: none)."""
+    """What a link says of itself.
+
+    `peer_index` is the other end's index in its own namespace (0: none), `group` a number that links can be marked by.
+    """
 
     name: str
     index: int
     kind: str
     peer_index: int
+    group: int
 
 
 def family(address: IPAddress) -> int:
@@ -147,6 +140,11 @@ def up(index: int) -> Request:
     return Request(RTM_NEWLINK, 0, IFINFOMSG.pack(0, 0, index, IFF_UP, IFF_UP))
 
 
+def group(index: int, number: int) -> Request:
+    """Return the request that marks a link by the number of a group."""
+    return Request(RTM_NEWLINK, 0, IFINFOMSG.pack(0, 0, index, 0, 0) + attribute(_IFLA_GROUP, _NUMBER.pack(number)))
+
+
 def ipv4_guard(index: int) -> Request:
     """Return the request that lets the host forward for a workload's link, and the workload not spoof.
 
@@ -195,6 +193,7 @@ def link_facts(body: bytes) -> LinkFacts:
         index=IFINFOMSG.unpack_from(body)[2],
         kind=kind.rstrip(b"\0").decode(),
         peer_index=_NUMBER.unpack(found.get(IFLA_LINK, bytes(4)))[0],
+        group=_NUMBER.unpack(found.get(_IFLA_GROUP, bytes(4)))[0],
     )
 
 
@@ -228,18 +227,6 @@ def address_query(index: int) -> bytes:
     return IFADDRMSG.pack(0, 0, 0, 0, index)
 
 
-def link_route(index: int, destination: IPAddress) -> Request:
-    """Return the request for a route to one address, directly on a link."""
-    body = _route_head(destination, destination.max_prefixlen, RT_SCOPE_LINK) + attribute(RTA_DST, destination.packed)
-    return Request(RTM_NEWROUTE, _CREATE_OR_REPLACE, body + attribute(RTA_OIF, _NUMBER.pack(index)))
-
-
-def default_route(index: int, gateway: IPAddress) -> Request:
-    """Return the request for the default route through a gateway on a link."""
-    body = _route_head(gateway, 0, RT_SCOPE_UNIVERSE) + attribute(RTA_GATEWAY, gateway.packed)
-    return Request(RTM_NEWROUTE, _CREATE_OR_REPLACE, body + attribute(RTA_OIF, _NUMBER.pack(index)))
-
-
 def permanent_neighbour(index: int, address: IPAddress, mac: str) -> Request:
     """Return the request for a neighbour that is never asked for, never ages and is never collected."""
     head = NDMSG.pack(family(address), index, NUD_PERMANENT, 0, 0)
@@ -257,10 +244,6 @@ def permanent_neighbour_of(body: bytes) -> tuple[int, IPAddress] | None:
     _, index, state, _, _ = NDMSG.unpack_from(body)
     packed = dict(attributes(body, NDMSG.size)).get(NDA_DST)
     return None if packed is None or state != NUD_PERMANENT else (index, ipaddress.ip_address(packed))
-
-
-def _route_head(address: IPAddress, prefix_length: int, scope: int) -> bytes:
-    return RTMSG.pack(family(address), prefix_length, 0, 0, RT_TABLE_MAIN, ROUTE_PROTOCOL, scope, RTN_UNICAST, 0)
 
 
 def _address_body(

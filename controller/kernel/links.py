@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import logging
 import socket
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
 
 from controller.errors import KernelRefused, RefusedError, TortieError
 from controller.kernel import link_messages as message
+from controller.kernel.container_routes import (
+    default_route_alone,
+    ensure_way_back,
+    is_alone,
+    question,
+    remove_own_ways,
+)
 from controller.kernel.link_names import HOST_LINK_PREFIX, HOST_MAC
 from controller.kernel.namespaces import check_namespace, entered
 from controller.kernel.netlink import NetlinkSocket, attributes
@@ -25,10 +33,14 @@ if TYPE_CHECKING:
     from controller.ports import WorkloadLink
     from ipam.address import IPAddress
 
+log = logging.getLogger(__name__)
+
 #: Every workload's gateway, on every host: link-local (RFC 3927), and for IPv6 what HOST_MAC makes (RFC 4291, app. A).
 IPV4_GATEWAY: Final = ipaddress.IPv4Address("169.254.1.1")
 IPV6_GATEWAY: Final = ipaddress.IPv6Address("fe80::ecee:eeff:feee:eeee")
 _LOOPBACK_INDEX: Final = 1  # in every namespace
+#: The group of host ends whose workload has rules of ours in its namespace.
+_WITH_RULES: Final = 116
 #: As many calls are carried out at once; others wait for one of them.
 _CALLS_AT_ONCE: Final = 72
 
@@ -63,18 +75,26 @@ class KernelLinks:
                 guard_ipv6(link.host_name, ipv6=ipv6)
                 host.require(f"setting up {link.host_name}", list(_host_side(index, link, created=created)))
                 with entered(namespace_descriptor):
-                    self._set_up_container(link, ipv6=ipv6, created=created)
+                    with_rules = self._set_up_container(link, ipv6=ipv6, created=created)
+                if with_rules:
+                    host.require(f"marking {link.host_name}", [message.group(index, _WITH_RULES)])
             except (TortieError, OSError):
                 if created:
                     _remove(host, link.host_name)
                 raise
             return index
 
-    def unwire(self, host_name: str) -> None:
-        """Remove the link; one that is already gone is no error."""
+    def unwire(self, host_name: str, namespace_descriptor: int | None = None) -> None:
+        """Remove the link, and with the workload's namespace what the link leaves there."""
         if not host_name.startswith(HOST_LINK_PREFIX):
             raise RefusedError(f"link {host_name} is not ours: our links start with {HOST_LINK_PREFIX}")
         with self._own_socket() as host:
+            if namespace_descriptor is not None:
+                present = _find(host, host_name)
+                if present is None:
+                    return
+                if present.group == _WITH_RULES:
+                    self._remove_rules(namespace_descriptor, present)
             _remove(host, host_name)
 
     def list(self) -> dict[str, int]:
@@ -111,28 +131,32 @@ class KernelLinks:
     def _leads_to(self, descriptor: int, container_name: str, host_end: LinkFacts) -> bool:
         with entered(descriptor):
             inside = NetlinkSocket(timeout_seconds=self._timeout_seconds)
-        try:
-            container_end = _find(inside, container_name)
-        finally:
-            inside.close()
-        return (
-            container_end is not None
-            and container_end.kind == host_end.kind == "veth"
-            and container_end.peer_index == host_end.index
-            and host_end.peer_index == container_end.index
-        )
+        with closing(inside):
+            return _are_joined(host_end, _find(inside, container_name))
 
-    def _set_up_container(self, link: WorkloadLink, *, ipv6: bool, created: bool) -> None:
-        """Set up the end of the namespace that this thread is in; one that was just created has no surplus."""
-        index = _index_of(link.container_name)
-        inside = NetlinkSocket(timeout_seconds=self._timeout_seconds)
+    def _remove_rules(self, descriptor: int, host_end: LinkFacts) -> None:
+        """Remove the rules for the link from its namespace, if that is there; nothing else can be done about them."""
         try:
+            check_namespace(descriptor)
+            with entered(descriptor), closing(NetlinkSocket(timeout_seconds=self._timeout_seconds)) as inside:
+                if _are_joined(host_end, _find(inside, socket.if_indextoname(host_end.peer_index))):
+                    remove_own_ways(inside, host_end.peer_index)
+        except (TortieError, OSError) as error:
+            log.debug("rules of a link stay", extra={"link": host_end.name, "reason": str(error)})
+
+    def _set_up_container(self, link: WorkloadLink, *, ipv6: bool, created: bool) -> bool:
+        """Set up the end of the namespace that this thread is in, and tell whether that took rules.
+
+        One that was just created has no surplus.
+        """
+        index = _index_of(link.container_name)
+        gateways = {address: _gateway(address) for address in link.addresses}
+        with closing(NetlinkSocket(timeout_seconds=self._timeout_seconds)) as inside:
             switch_ipv6(link.container_name, on=ipv6)
             surplus = () if created else _surplus_addresses(inside, index, link)
             requests = [*surplus, *_container_side(index, link, created=created)]
-            inside.require(f"setting up {link.container_name} behind {link.host_name}", requests)
-        finally:
-            inside.close()
+            what = f"setting up {link.container_name} behind {link.host_name}"
+            return not is_alone(what, requests, inside.exchange(requests)) and ensure_way_back(inside, index, gateways)
 
 
 def _create(host: NetlinkSocket, descriptor: int, link: WorkloadLink) -> bool:
@@ -164,6 +188,16 @@ def _find(asked: NetlinkSocket, name: str) -> LinkFacts | None:
     return None if body is None else message.link_facts(body)
 
 
+def _are_joined(host_end: LinkFacts, container_end: LinkFacts | None) -> bool:
+    """Tell whether these are the two ends of one link."""
+    return (
+        container_end is not None
+        and container_end.kind == host_end.kind == "veth"
+        and container_end.peer_index == host_end.index
+        and host_end.peer_index == container_end.index
+    )
+
+
 def _host_side(index: int, link: WorkloadLink, *, created: bool) -> Iterator[Request]:
     """Yield what the host's end needs; neighbours come after the link is up, which would drop them."""
     if not created:
@@ -174,16 +208,24 @@ def _host_side(index: int, link: WorkloadLink, *, created: bool) -> Iterator[Req
 
 
 def _container_side(index: int, link: WorkloadLink, *, created: bool) -> Iterator[Request]:
-    """Yield what the container's end needs, each step resting on those before it."""
+    """Yield what the container's end needs, each step resting on those before it.
+
+    Whether anybody else has a default route is asked for one IP version, IPv4 if the workload has it: the answer stands
+    for both, since a network that brings a default route brings one for each version that it has.
+    """
     yield message.up(_LOOPBACK_INDEX)
     yield message.up(index) if created else message.link_up(index, link.container_mac, link.mtu_bytes)
+    for version in sorted({address.version for address in link.addresses})[:1]:
+        yield question(version)
     for address in link.addresses:
-        gateway: IPAddress = IPV4_GATEWAY if address.version == 4 else IPV6_GATEWAY  # noqa: PLR2004  the IP version
+        gateway = _gateway(address)
         yield message.host_address(index, address)
         yield message.permanent_neighbour(index, gateway, HOST_MAC)
-        if gateway == IPV4_GATEWAY:  # a link-local IPv6 gateway is on the link by definition
-            yield message.link_route(index, gateway)
-        yield message.default_route(index, gateway)
+        yield default_route_alone(index, gateway)
+
+
+def _gateway(address: IPAddress) -> IPAddress:
+    return IPV4_GATEWAY if address.version == 4 else IPV6_GATEWAY  # noqa: PLR2004  the IP version
 
 
 def _surplus_addresses(inside: NetlinkSocket, index: int, link: WorkloadLink) -> Iterator[Request]:

@@ -35,6 +35,7 @@ RT_SCOPE_NOWHERE: Final = 255
 RTN_UNICAST: Final = 1
 RTN_BLACKHOLE: Final = 6
 RTA_DST: Final = 1
+RTA_SRC: Final = 2
 RTA_OIF: Final = 4
 RTA_GATEWAY: Final = 5
 RTA_PRIORITY: Final = 6

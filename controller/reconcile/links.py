@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -63,14 +64,18 @@ class WorkloadLinks:
         """Make a link of this name in another way than `wire` does, and return the index that `make` returns."""
         return await self._made(host_name, asyncio.get_running_loop().run_in_executor(self._wiring, make))
 
-    async def unwire(self, host_name: str) -> None:
-        """Remove the link; one that is gone is no error."""
+    async def unwire(self, host_name: str, namespace_descriptor: int | None = None) -> None:
+        """Remove the link, and with the workload's namespace what the link leaves there; one that is gone is no error.
+
+        The descriptor may be closed as soon as this returns.
+        """
         loop = asyncio.get_running_loop()
         gone: asyncio.Future[None] = loop.create_future()
         index = self._index_of.get(host_name)
         if index is not None:
             self._leaving[index] = (host_name, gone)
-        removal = loop.run_in_executor(self._removing, self._remove, host_name, gone)
+        namespace = None if namespace_descriptor is None else os.dup(namespace_descriptor)
+        removal = loop.run_in_executor(self._removing, self._remove, host_name, namespace, gone)
         removal.add_done_callback(partial(self._removed, host_name, index, gone))
         await gone
 
@@ -98,10 +103,14 @@ class WorkloadLinks:
         self._wiring.shutdown()
         self._removing.shutdown()
 
-    def _remove(self, name: str, gone: asyncio.Future[None]) -> None:
+    def _remove(self, name: str, namespace: int | None, gone: asyncio.Future[None]) -> None:
         """Remove the link, unless it went while this waited for a thread: the name may be another link's by now."""
-        if not gone.done() or gone.cancelled():
-            self._links.unwire(name)
+        try:
+            if not gone.done() or gone.cancelled():
+                self._links.unwire(name, namespace)
+        finally:
+            if namespace is not None:
+                os.close(namespace)
 
     async def _wire_here(self, namespace_descriptor: int, link: WorkloadLink) -> int:
         self._wired_here_count += 1

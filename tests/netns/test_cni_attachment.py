@@ -59,6 +59,7 @@ class Runtime:
         self._plugin = plugin
         self._path = path
         self.assigner = assigner
+        self.interface = "eth0"
 
     async def call(self, command: str, container: str, namespace: str, **keys: object) -> tuple[int, dict[str, Any]]:
         """Call our plugin; return exit status and what was printed."""
@@ -101,7 +102,7 @@ class Runtime:
             env={
                 "CNI_COMMAND": command,
                 "CNI_CONTAINERID": container,
-                "CNI_IFNAME": "eth0",
+                "CNI_IFNAME": self.interface,
                 "CNI_NETNS": namespace and f"/run/netns/{namespace}",
                 "CNI_PATH": str(_STANDARD),
                 "PATH": os.environ["PATH"],
@@ -200,7 +201,8 @@ FAULTS = [
     ("neighbour", "ip neighbour replace 169.254.1.1 lladdr 02:00:00:00:00:01 dev eth0 nud permanent"),
     ("route", "ip route delete default"),
     ("route", "ip -6 route delete default"),
-    ("route", "ip route delete 169.254.1.1"),
+    ("route", "ip route add blackhole default"),
+    ("route", "ip -6 route add default dev eth0 metric 1"),
     ("address", "ip address delete {four}/32 dev eth0"),
     ("address", "ip address delete {six}/128 dev eth0"),
     ("state", "ip link set eth0 down"),
@@ -282,6 +284,32 @@ async def test_gc_takes_away_what_the_runtime_forgot(
             assert there == {"pod1", "pod3"}
         assert await runtime.call("GC", "", "", **{"cni.dev/valid-attachments": None}) == (0, {})
         assert {holder.handle for holder in runtime.assigner.holders().values()} == {"cni/other/pod3/eth0"}
+
+
+async def test_a_container_of_two_networks_leaves_the_second(
+    host: Namespace,  # noqa: ARG001  the test runs in it
+    make_namespace: Callable[[], Namespace],
+    plugin: Path,
+    tmp_path: Path,
+) -> None:
+    """CHECK passes for both while it is on both, ADD repeated changes nothing, and nothing of the second is left."""
+    container = make_namespace()
+    async with agent(tmp_path / "cni.sock", plugin) as runtime:
+        networks: dict[str, dict[str, Any]] = {"eth0": {"name": "net"}, "eth1": {"name": "other", "ipam": {}}}
+        results: dict[str, dict[str, Any]] = {}
+        for _ in range(2):
+            for runtime.interface, keys in networks.items():
+                status, result = await runtime.call("ADD", "pod1", container.name, **keys)
+                assert (status, result) == (0, results.setdefault(runtime.interface, result))
+        for runtime.interface, keys in networks.items():
+            result = results[runtime.interface]
+            assert await runtime.call("CHECK", "pod1", container.name, prevResult=result, **keys) == (0, {})
+        assert "proto 116" in container.run("ip", "rule")
+        assert await runtime.call("DEL", "pod1", container.name, **networks["eth1"]) == (0, {})
+        assert "proto 116" not in container.run("ip", "rule")
+        runtime.interface = "eth0"
+        assert await runtime.call("CHECK", "pod1", container.name, prevResult=results["eth0"]) == (0, {})
+        container.run("ping", "-c1", "-W5", "192.0.2.1")
 
 
 async def test_a_container_gets_the_mac_address_it_asks_for(

@@ -114,8 +114,11 @@ def test_the_container_looks_as_documented(links: KernelLinks, container: Namesp
     assert "inet 10.9.0.1/32 scope global" in shown
     assert "inet6 fd09::1/128 scope global nodad" in shown
     routes = [" ".join(line.split()) for line in container.run("ip", "route").splitlines()]
-    assert routes == ["default via 169.254.1.1 dev eth0 proto 116", "169.254.1.1 dev eth0 proto 116 scope link"]
-    assert "default via fe80::ecee:eeff:feee:eeee dev eth0" in container.run("ip", "-6", "route")
+    assert routes == ["default via 169.254.1.1 dev eth0 proto 116 metric 1025 onlink"]
+    routes = container.run("ip", "-6", "route").splitlines()
+    assert "default via fe80::ecee:eeff:feee:eeee dev eth0 proto 116 metric 1025 pref medium" in routes
+    for version in ("-4", "-6"):
+        assert "proto 116" not in container.run("ip", version, "rule")
     neighbours = container.run("ip", "-4", "neigh").split()
     assert neighbours == ["169.254.1.1", "dev", "eth0", "lladdr", "ee:ee:ee:ee:ee:ee", "PERMANENT"]
     neighbours = container.run("ip", "-6", "neigh", "show", "fe80::ecee:eeff:feee:eeee").split()

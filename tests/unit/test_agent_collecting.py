@@ -102,7 +102,7 @@ class Kernel:
         self.wired[link.host_name] = link.addresses
         return 7
 
-    async def unwire(self, host_name: str) -> None:
+    async def unwire(self, host_name: str, _descriptor: int | None = None) -> None:
         """Forget the link."""
         self.wired.pop(host_name, None)
 

@@ -43,6 +43,7 @@ class Node:
         self.held: dict[str, tuple[IPAddress, ...]] = {}
         self.links: dict[str, tuple[int, WorkloadLink]] = {}
         self.routes: list[KernelRoute] = []
+        self.left: list[int | None] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.obstacle: str | None = None
@@ -93,7 +94,7 @@ class Node:
         self.inspected.append((descriptor, host, container, tuple(addresses)))
         return LinkState(
             HostSide(None, frozenset(), {}, {}),
-            ContainerSide(None, frozenset(), frozenset(), frozenset(), ipv6_off=True),
+            ContainerSide(None, frozenset(), frozenset(), {}, ipv6_off=True),
         )
 
     async def wire(self, namespace_descriptor: int, link: WorkloadLink) -> int:
@@ -102,9 +103,10 @@ class Node:
         self.links[link.host_name] = (namespace_descriptor, link)
         return 7
 
-    async def unwire(self, host_name: str) -> None:
+    async def unwire(self, host_name: str, namespace_descriptor: int | None = None) -> None:
         """Forget the link."""
         await self._step("unwire")
+        self.left.append(namespace_descriptor)
         self.links.pop(host_name, None)
 
     @property
@@ -213,9 +215,9 @@ async def test_delete_unwires_before_it_releases(node: Node) -> None:
     """An address is never free while a link has it."""
     await node.backend.add(request(), 5)
     node.steps.clear()
-    await node.backend.delete(request("DEL"))
+    await node.backend.delete(request("DEL"), 5)
     assert node.steps == ["unwire", "release"]
-    assert (node.held, node.links) == ({}, {})
+    assert (node.held, node.links, node.left) == ({}, {}, [5])
 
 
 async def test_delete_of_what_is_gone_succeeds(node: Node) -> None:

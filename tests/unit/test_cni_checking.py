@@ -32,14 +32,10 @@ STATE = LinkState(
         INSIDE,
         frozenset({FOUR, SIX, ipaddress.ip_address("fe80::1")}),
         frozenset({Neighbour(2, IPV4_GATEWAY, HOST_MAC), Neighbour(2, IPV6_GATEWAY, HOST_MAC)}),
-        frozenset(
-            {
-                Path(ipaddress.ip_network("0.0.0.0/0"), IPV4_GATEWAY, frozenset({2})),
-                Path(ipaddress.ip_network("169.254.1.1/32"), None, frozenset({2})),
-                Path(ipaddress.ip_network("::/0"), IPV6_GATEWAY, frozenset({2})),
-                Path(ipaddress.ip_network("192.0.2.0/24"), IPV4_GATEWAY, frozenset({7})),
-            }
-        ),
+        {
+            FOUR: Path(ipaddress.ip_network("0.0.0.0/0"), IPV4_GATEWAY, frozenset({2})),
+            SIX: Path(ipaddress.ip_network("::/0"), IPV6_GATEWAY, frozenset({2})),
+        },
         False,
     ),
 )
@@ -116,12 +112,8 @@ def test_an_attachment_as_it_should_be_is_passed() -> None:
         (inside(ipv6_off=True), "sysctl: is net/ipv6/conf/eth0/disable_ipv6=1 in the container, should be 0"),
         (inside(addresses=frozenset({SIX})), "address: is 10.0.0.7 not on eth0, should be 10.0.0.7/32 on eth0"),
         (
-            inside(paths=without(STATE.container.paths, lambda path: path.prefix.prefixlen == 32)),
-            "route: is no 169.254.1.1/32 in the container, should be 169.254.1.1/32 dev eth0",
-        ),
-        (
-            inside(paths=without(STATE.container.paths, lambda path: path.gateway == IPV6_GATEWAY)),
-            "route: is no ::/0 in the container, should be ::/0 via fe80::ecee:eeff:feee:eeee dev eth0",
+            inside(way_from={**STATE.container.way_from, SIX: None}),
+            "route: is none from fd00::7 in the container, should be ::/0 via fe80::ecee:eeff:feee:eeee dev eth0",
         ),
     ],
 )
@@ -144,12 +136,18 @@ def test_a_mac_address_that_changed_is_named_wherever_it_counts() -> None:
     assert [each.partition(":")[0] for each in found] == ["mac", "prevResult"]
 
 
-def test_a_default_route_through_another_attachment_of_ours_is_right() -> None:
-    """A container on two networks has one default route; one out of a foreign link is a fault."""
-    moved = frozenset(replace(path, link_indexes=frozenset({7})) for path in STATE.container.paths)
-    assert [each.partition(":")[0] for each in faults(EXPECTED, inside(paths=moved))] == ["route"] * 3
+def test_each_address_answers_by_its_own_link() -> None:
+    """A container of several networks has several default routes; each address needs its own, whoever has the other."""
+    ways = {
+        FOUR: Path(ipaddress.ip_network("0.0.0.0/0"), IPV4_GATEWAY, frozenset({7})),
+        SIX: Path(ipaddress.ip_network("::/0"), IPV6_GATEWAY, frozenset({2, 7})),
+    }
     doors = STATE.container.neighbours | {Neighbour(7, IPV4_GATEWAY, HOST_MAC), Neighbour(7, IPV6_GATEWAY, HOST_MAC)}
-    assert faults(EXPECTED, inside(paths=moved, neighbours=doors)) == []
+    four, six = faults(EXPECTED, inside(way_from=ways, neighbours=doors))
+    way = "0.0.0.0/0 via 169.254.1.1 dev"
+    assert four == f"route: is {way} link 7 from 10.0.0.7 in the container, should be {way} eth0"
+    way = f"::/0 via {IPV6_GATEWAY} dev"
+    assert six == f"route: is {way} eth0, link 7 from fd00::7 in the container, should be {way} eth0"
 
 
 @pytest.mark.parametrize("mtus", [(1400, 1300), (1600, 1600)])

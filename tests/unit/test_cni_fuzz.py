@@ -71,7 +71,7 @@ class Kernel:
         os.fstat(namespace_descriptor)
         return self.index_of.setdefault(link.host_name, 7)
 
-    async def unwire(self, host_name: str) -> None:
+    async def unwire(self, host_name: str, _descriptor: int | None = None) -> None:
         """Remove the link."""
         self.index_of.pop(host_name, None)
 
@@ -81,7 +81,7 @@ class Kernel:
 
 def inspect(*_arguments: object) -> LinkState:
     """Find nothing of any link."""
-    nothing = ContainerSide(None, frozenset(), frozenset(), frozenset(), ipv6_off=True)
+    nothing = ContainerSide(None, frozenset(), frozenset(), {}, ipv6_off=True)
     return LinkState(HostSide(None, frozenset(), {}, {}), nothing)
 
 

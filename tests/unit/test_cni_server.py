@@ -72,8 +72,10 @@ class FakeBackend:
             "tor1", "ee:ee", request.interface, "02:00", request.namespace_path, (address,), 1500, gateway, None
         )
 
-    async def delete(self, request: CniRequest) -> None:
-        """Do nothing."""
+    async def delete(self, request: CniRequest, namespace_descriptor: int | None) -> None:
+        """Look at the namespace, if it is there."""
+        if namespace_descriptor is not None:
+            os.fstat(namespace_descriptor)
         assert request.container_id
         await self._work()
 

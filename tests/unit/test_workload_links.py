@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ class SlowLinks:
         self.present[link.host_name] = 5
         return 5
 
-    def unwire(self, host_name: str) -> None:
+    def unwire(self, host_name: str, _namespace_descriptor: int | None = None) -> None:
         """Forget the link."""
         self.present.pop(host_name, None)
 
@@ -68,6 +69,8 @@ class UnansweredLinks:
         self.go = threading.Event()
         self.error: Exception | None = None
         self.removed: list[str] = []
+        self.inodes: list[int] = []
+        self.begun = threading.Event()
         self._index = 4
 
     def wire(self, _namespace_descriptor: int, _link: WorkloadLink) -> int:
@@ -75,10 +78,13 @@ class UnansweredLinks:
         self._index += 1
         return self._index
 
-    def unwire(self, host_name: str) -> None:
-        """Take note, wait, then fail if told so."""
+    def unwire(self, host_name: str, namespace_descriptor: int | None = None) -> None:
+        """Take note, wait, look at the namespace, then fail if told so."""
         self.removed.append(host_name)
+        self.begun.set()
         self.go.wait(10)
+        if namespace_descriptor is not None:
+            self.inodes.append(os.fstat(namespace_descriptor).st_ino)
         if self.error is not None:
             raise self.error
 
@@ -147,6 +153,24 @@ async def test_without_being_told_the_answer_counts(kernel: UnansweredLinks) -> 
     await links.unwire("tor00000000000x")
     assert dict(links.index_of) == {}
     links.close()
+
+
+async def test_a_namespace_stays_open_until_the_link_is_removed(kernel: UnansweredLinks) -> None:
+    """Whoever asked goes on when the kernel tells of the end, and closes his own descriptor."""
+    links = WorkloadLinks(kernel)
+    await links.wire(0, LINK)
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  nothing but a count
+    namespace = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    removal = asyncio.create_task(links.unwire(LINK.host_name, namespace))
+    await asyncio.to_thread(kernel.begun.wait, 10)
+    links.learn_gone([5])
+    await removal
+    inode = os.fstat(namespace).st_ino
+    os.close(namespace)
+    kernel.go.set()
+    await asyncio.to_thread(links.close)
+    assert kernel.inodes == [inode]
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208  nothing but a count
 
 
 async def test_a_removed_link_does_not_come_back_with_an_older_listing() -> None:

@@ -51,7 +51,7 @@ class Kernel:
         await asyncio.sleep(0)
         return self.index_of.setdefault(link.host_name, len(self.index_of) + 1)
 
-    async def unwire(self, host_name: str) -> None:
+    async def unwire(self, host_name: str, _descriptor: int | None = None) -> None:
         """Remove the link."""
         await asyncio.sleep(0)
         self.index_of.pop(host_name, None)
@@ -68,7 +68,7 @@ class Kernel:
         assert container
         return LinkState(
             HostSide(None, frozenset(), dict.fromkeys(addresses), {}),
-            ContainerSide(None, frozenset(), frozenset(), frozenset(), ipv6_off=True),
+            ContainerSide(None, frozenset(), frozenset(), {}, ipv6_off=True),
         )
 
 

@@ -74,7 +74,7 @@ class Kernel:
         """Make a link of another kind: Docker never asks for it."""
         raise NotImplementedError(link.host_name)
 
-    def unwire(self, host_name: str) -> None:
+    def unwire(self, host_name: str, _namespace_descriptor: int | None = None) -> None:
         """Remove a link."""
         self.links.pop(host_name, None)
         self.shared.discard(host_name)
