@@ -28,7 +28,8 @@ class WorkloadLinks:
 
     A link is gone when the kernel tells so (`learn_gone`), with its routes and its name. The answer to the removal
     comes only some 25 ms later, when every CPU has let go of what the link was in memory; nobody needs to wait for
-    that but the thread that asked, so there are many of those.
+    that but the thread that asked, so there are many of those. The kernel gives no index twice, so what was told gone
+    while a link was made or listed is not recorded afterwards.
     """
 
     def __init__(self, links: Links, beside: Wiring | None = None) -> None:
@@ -39,11 +40,15 @@ class WorkloadLinks:
         self._wiring = ThreadPoolExecutor(max_workers=_WIRED_AT_ONCE, thread_name_prefix="wiring")
         self._removing = ThreadPoolExecutor(max_workers=_REMOVALS_AT_ONCE, thread_name_prefix="removing")
         self._index_of: dict[str, int] = {}
+        self._name_of: dict[int, str] = {}
         self._listing = asyncio.Lock()
         # What was recorded since the latest listing began.
         self._recorded: dict[str, int | None] = {}
+        # What was told gone since the latest listing began, or since a link was begun that is not recorded yet.
+        self._gone: set[int] = set()
+        self._making_count = 0
         # Links that are being removed, by index: who waits is told through the future.
-        self._leaving: dict[int, tuple[str, asyncio.Future[None]]] = {}
+        self._leaving: dict[int, asyncio.Future[None]] = {}
 
     @property
     def index_of(self) -> Mapping[str, int]:
@@ -73,7 +78,7 @@ class WorkloadLinks:
         gone: asyncio.Future[None] = loop.create_future()
         index = self._index_of.get(host_name)
         if index is not None:
-            self._leaving[index] = (host_name, gone)
+            self._leaving[index] = gone
         namespace = None if namespace_descriptor is None else os.dup(namespace_descriptor)
         removal = loop.run_in_executor(self._removing, self._remove, host_name, namespace, gone)
         removal.add_done_callback(partial(self._removed, host_name, index, gone))
@@ -81,21 +86,28 @@ class WorkloadLinks:
 
     def learn_gone(self, indexes: Iterable[int]) -> None:
         """Take in that the kernel has no links of these indexes any more, whoever removed them."""
+        known_count = len(self._name_of)
         for index in indexes:
+            self._gone.add(index)
+            if index in self._name_of:
+                self._set(self._name_of[index], None)
             if index in self._leaving:
-                host_name, gone = self._leaving.pop(index)
-                self._forget(host_name, index)
-                _settle(gone, None)
+                _settle(self._leaving.pop(index), None)
+        if len(self._name_of) != known_count:
+            self._tell()
 
     async def refresh(self) -> None:
         """Read the links anew from the kernel."""
         async with self._listing:
             self._recorded = {}
+            if not self._making_count:
+                self._gone.clear()
             found = await asyncio.get_running_loop().run_in_executor(self._wiring, self._links.list)
             merged = {**found, **self._recorded}
-        known = {name: index for name, index in merged.items() if index is not None}
+        known = {name: index for name, index in merged.items() if index is not None and index not in self._gone}
         if known != self._index_of:
             self._index_of = known
+            self._name_of = {index: name for name, index in known.items()}
             self._tell()
 
     def close(self) -> None:
@@ -122,11 +134,13 @@ class WorkloadLinks:
             self._wired_here_count -= 1
 
     async def _made(self, host_name: str, work: asyncio.Future[_Index]) -> _Index:
+        self._making_count += 1
         work.add_done_callback(partial(self._record_made, host_name))
         return await asyncio.shield(work)  # a caller that is gone leaves a link that is known
 
     def _record_made(self, name: str, work: asyncio.Future[_Index]) -> None:
-        if work.exception() is None and (index := work.result()) is not None:
+        self._making_count -= 1
+        if work.exception() is None and (index := work.result()) is not None and index not in self._gone:
             self._record(name, index)
 
     def _removed(self, name: str, index: int | None, gone: asyncio.Future[None], removal: asyncio.Future[None]) -> None:
@@ -143,12 +157,17 @@ class WorkloadLinks:
             self._record(name, None)
 
     def _record(self, name: str, index: int | None) -> None:
-        self._recorded[name] = index
-        if index is None:
-            self._index_of.pop(name, None)
-        else:
-            self._index_of[name] = index
+        self._set(name, index)
         self._tell()
+
+    def _set(self, name: str, index: int | None) -> None:
+        self._recorded[name] = index
+        before = self._index_of.pop(name, 0)
+        if self._name_of.get(before) == name:
+            del self._name_of[before]
+        if index is not None:
+            self._index_of[name] = index
+            self._name_of[index] = name
 
     def _tell(self) -> None:
         for callback in self._callbacks:

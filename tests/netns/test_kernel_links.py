@@ -22,6 +22,7 @@ from controller.kernel.namespaces import entered
 from controller.kernel.routes import KernelFib
 from controller.kernel.sysctls import enable_forwarding
 from controller.ports import KernelRoute, NextHop, RouteKind, WorkloadLink
+from controller.reconcile.links import WorkloadLinks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -201,6 +202,26 @@ async def test_a_link_that_is_gone_is_told_by_its_index(
     finally:
         monitor.close()
     assert gone == indexes
+
+
+async def test_a_link_that_dies_with_its_container_is_forgotten(
+    links: KernelLinks, make_namespace: Callable[[], Namespace], ip: Callable[[str], str]
+) -> None:
+    """Without a DEL, and before the next listing; a container of that name that comes back is a new one."""
+    workloads = WorkloadLinks(links)
+    monitor = KernelMonitor(0, lambda _change: None, lambda _told: None, workloads.learn_gone)
+    monitor.start(asyncio.get_running_loop())
+    try:
+        for container_id in ("c1", "c2"):
+            await workloads.wire(make_namespace().descriptor, workload(container_id))
+        container = make_namespace()
+        await workloads.wire(container.descriptor, workload("c3"))
+        container.run("ip", "link", "delete", "eth0")
+        ip(f"link delete {workload('c1').host_name}")
+        await _until(lambda: list(workloads.index_of) == [workload("c2").host_name])
+    finally:
+        monitor.close()
+        await asyncio.to_thread(workloads.close)
 
 
 async def _until(holds: Callable[[], bool]) -> None:

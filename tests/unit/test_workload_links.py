@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -109,10 +110,10 @@ async def test_a_link_is_gone_when_the_kernel_tells_so(kernel: UnansweredLinks, 
     assert await links.wire(0, LINK) == 5
     removal = asyncio.create_task(links.unwire(LINK.host_name))
     await asyncio.sleep(0)
-    links.learn_gone([4, 6])
+    links.learn_gone([4, 99])
     await asyncio.sleep(0)
     assert not removal.done()
-    links.learn_gone([4, 5, 6])
+    links.learn_gone([4, 5, 99])
     await removal
     assert dict(links.index_of) == {}
     assert await links.wire(0, LINK) == 6
@@ -120,6 +121,57 @@ async def test_a_link_is_gone_when_the_kernel_tells_so(kernel: UnansweredLinks, 
     await asyncio.to_thread(links.close)
     await asyncio.sleep(0)
     assert dict(links.index_of) == {LINK.host_name: 6}
+
+
+async def test_a_link_that_others_took_away_is_forgotten(kernel: UnansweredLinks) -> None:
+    """So a container of that name that comes back is not taken for attached; all that went at once are told as one."""
+    links = WorkloadLinks(kernel)
+    for number in range(3):
+        await links.wire(0, replace(LINK, host_name=f"tor{number}"))
+    changes: list[dict[str, int]] = []
+    links.on_change(lambda: changes.append(dict(links.index_of)))
+    links.learn_gone([5, 7, 99])
+    assert changes == [{"tor1": 6}]
+    links.learn_gone([5, 99])
+    assert changes == [{"tor1": 6}]
+    assert await links.wire(0, replace(LINK, host_name="tor0")) == 8
+    links.learn_gone([5])
+    assert dict(links.index_of) == {"tor0": 8, "tor1": 6}
+    links.close()
+
+
+async def test_a_link_that_went_while_it_was_made_is_not_recorded(kernel: UnansweredLinks) -> None:
+    """The kernel may tell of its end before the thread that made it is heard."""
+    links = WorkloadLinks(kernel)
+    made, go = threading.Event(), threading.Event()
+
+    def make() -> int:
+        made.set()
+        go.wait(10)
+        return 7
+
+    making = asyncio.create_task(links.make(LINK.host_name, make))
+    await asyncio.to_thread(made.wait, 10)
+    links.learn_gone([7])
+    await links.refresh()
+    go.set()
+    assert await making == 7
+    assert dict(links.index_of) == {}
+    links.close()
+
+
+async def test_a_link_that_went_while_it_was_listed_is_not_recorded() -> None:
+    """The listing shows it, and began before."""
+    kernel = SlowLinks()
+    kernel.present[LINK.host_name] = 5
+    links = WorkloadLinks(kernel)
+    refreshing = asyncio.create_task(links.refresh())
+    await asyncio.to_thread(kernel.listing.wait, 10)
+    links.learn_gone([5])
+    kernel.go.set()
+    await refreshing
+    assert dict(links.index_of) == {}
+    links.close()
 
 
 async def test_a_removal_that_waited_leaves_the_next_link_of_the_name(kernel: UnansweredLinks) -> None:
