@@ -32,7 +32,8 @@ class _PeerRib:
 
     `restart_time_seconds` is None while the peer is not configured: what it announces is kept, so that nothing is
     missing if it is configured while its session stands, but none of it is used. `settle_at` is None once the peer has
-    settled, `stale_until` while nothing is stale. `rejected` is what the speaker does not pass on.
+    settled, `stale_until` while nothing is stale. `rejected` is what the speaker does not pass on. The keys of
+    `touched` are the prefixes that came, went or changed since somebody asked; those that came together stay together.
     """
 
     restart_time_seconds: int | None = None
@@ -42,11 +43,14 @@ class _PeerRib:
     stale_until: float | None = None
     ended: set[int] = field(default_factory=set)
     rejected: tuple[RejectedRoutes, ...] = ()
+    touched: dict[IPNetwork, object] = field(default_factory=dict)
 
     def configure(self, restart_time_seconds: int, heard: float) -> None:
         """Use what the peer announces from now on, if it was not used before."""
         if self.restart_time_seconds is None and not self.ended >= VERSIONS:
             self.settle_at = heard + restart_time_seconds
+        if self.restart_time_seconds is None:
+            self.touched.update(self.routes)
         self.restart_time_seconds = restart_time_seconds
 
     def retain(self, heard: float) -> None:
@@ -71,6 +75,7 @@ class _PeerRib:
         for prefix in [prefix for prefix in self.stale if prefix.version in versions]:
             self.stale.discard(prefix)
             self.routes.pop(prefix, None)
+            self.touched[prefix] = None
         if not self.stale:
             self.stale_until = None
 
@@ -86,6 +91,7 @@ class _PeerRib:
         for prefix in event.withdrawn:
             self.routes.pop(prefix, None)
             self.stale.discard(prefix)
+        self.touched.update(dict.fromkeys(event.withdrawn))
         for row in event.announced:
             self.learn(row)
 
@@ -93,6 +99,7 @@ class _PeerRib:
         """Take in routes the peer announced."""
         learned = {route.prefix: route for route in row}
         self.routes.update(learned)
+        self.touched.update(learned)
         if self.stale:
             self.stale.difference_update(learned)
 
@@ -104,6 +111,8 @@ class AdjRibIn:
         self._peers: dict[IPAddress, _PeerRib] = {}
         self._heard_before = 0.0
         self._heard_since: float | None = None
+        # What peers took along that are no more configured, or known.
+        self._touched: dict[IPNetwork, object] = {}
 
     def configure(self, peers: Collection[Peer], now: float) -> None:
         """Make these the configured peers; the routes of others are gone at once.
@@ -165,6 +174,15 @@ class AdjRibIn:
                 by_prefix[prefix] = (*by_prefix.get(prefix, ()), route)
         return by_prefix
 
+    def take_touched(self) -> Collection[IPNetwork]:
+        """Return the prefixes whose routes may be others than when this was last asked; those of the rest are not."""
+        touched, self._touched = self._touched, {}
+        for rib in self._peers.values():
+            if rib.restart_time_seconds is not None:
+                touched.update(rib.touched)
+            rib.touched = {}  # of a peer that is not configured all is new once it is
+        return touched
+
     def route_counts(self) -> dict[IPAddress, int]:
         """Return how many prefixes each configured peer announces, whether the speaker passes them on or not."""
         return {
@@ -188,6 +206,8 @@ class AdjRibIn:
 
     def _unconfigure(self, address: IPAddress) -> None:
         rib = self._peers[address]
+        self._touched.update(rib.touched)
+        self._touched.update(rib.routes)
         rib.restart_time_seconds = rib.settle_at = None
         rib.drop_stale()
         if not rib.routes:

@@ -19,7 +19,7 @@ from ipam.errors import InvalidSelector
 from ipam.selector import selects
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from bgp.peer import Peer
     from bgp.peering import PeerDefinition, Peering, SessionTimes
@@ -55,7 +55,8 @@ class Knowledge:
     blocks may be right, and is left alone.
     `peers` are those configured, and `route_count_by_peer` says how much each announced. `learned` maps each prefix to
     all routes for it; `settled` says whether what is not among them is really gone. `speaking` are the peers that the
-    speaker was heard to have a session with, None before it was heard, `rejected` is what it does not pass on.
+    speaker was heard to have a session with, None before it was heard, `rejected` is what it does not pass on. Of
+    `touched` prefixes the routes may be others than at the decision before, of any if it is None.
     """
 
     node: Node
@@ -71,6 +72,7 @@ class Knowledge:
     unread: tuple[IPNetwork, ...] = ()
     speaking: frozenset[IPAddress] | None = None
     rejected: tuple[RejectedRoutes, ...] = ()
+    touched: Collection[IPNetwork] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ def decide(known: Knowledge, selection: Selection | None = None) -> Decision:
     `selection` remembers what followed before and makes it faster, nothing else.
     """
     chosen = Selection() if selection is None else selection
-    chosen.update(_grounds(known), known.workloads.held, known.learned)
+    chosen.update(_grounds(known), known.workloads.held, known.learned, known.touched)
     routes = chosen.routes()
     learned_count = len(routes)
     routes |= block_routes(known.own_blocks)

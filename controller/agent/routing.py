@@ -200,6 +200,7 @@ class Routing:
             unread=tuple(self._assigner.unread_blocks()),
             speaking=self._speaking,
             rejected=self._rib.rejected(),
+            touched=self._rib.take_touched(),
         )
 
     def _own_blocks(self) -> tuple[IPNetwork, ...]:

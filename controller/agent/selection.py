@@ -16,7 +16,7 @@ from bgp.policy import Rejection, policy_context, rejections
 from controller.reconcile.desired import device_of, learned_routes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from bgp.peer import Peer
     from bgp.route import LearnedRoute
@@ -56,20 +56,36 @@ class Selection:
         self._refused: dict[IPNetwork, list[tuple[IPAddress, Rejection]]] = {}
         self._unresolved: dict[IPNetwork, list[Unresolved]] = {}
 
-    def update(self, grounds: Grounds, held: frozenset[IPNetwork], learned: Learned) -> None:
-        """Judge what is not known yet: all, when the grounds have changed; `held` are local workloads' prefixes."""
+    def update(
+        self,
+        grounds: Grounds,
+        held: frozenset[IPNetwork],
+        learned: Learned,
+        touched: Collection[IPNetwork] | None = None,
+    ) -> None:
+        """Judge what is not known yet: all, when the grounds have changed; `held` are local workloads' prefixes.
+
+        `touched` are the prefixes whose routes may be others than at the update before; None may be any.
+        """
         if grounds != self._grounds:
             self._grounds = grounds
             self._forget(list(self._seen))
-        self._forget(self._held ^ held)  # a route for exactly what is held, or was, is judged anew
+            touched = None
+        unheld = self._held ^ held  # a route for exactly what is held, or was, is judged anew
+        self._forget(unheld)
         self._held = held
         seen = self._seen
-        new = {prefix: routes for prefix, routes in learned.items() if seen.get(prefix) != routes}
+        if touched is None:
+            new = {prefix: routes for prefix, routes in learned.items() if seen.get(prefix) != routes}
+            gone = [prefix for prefix in seen if prefix not in learned] if len(seen) + len(new) > len(learned) else []
+        else:
+            looked_at = [(prefix, learned.get(prefix)) for prefix in (*touched, *unheld)]
+            new = {prefix: routes for prefix, routes in looked_at if routes and seen.get(prefix) != routes}
+            gone = [prefix for prefix, routes in looked_at if not routes]
         if len(seen) + len(new) > len(learned):  # else each of them is seen for the first time
             self._forget(new)
+        self._forget(gone)
         seen.update(new)
-        if len(seen) > len(learned):
-            self._forget([prefix for prefix in seen if prefix not in learned])
         if new:
             self._judge(grounds, new)
 
