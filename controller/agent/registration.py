@@ -56,13 +56,13 @@ class Registration:
 async def register(store: Store, node: Node) -> bool:
     """Make the store's record of this node say what is true, and return whether it had to be written.
 
-    The anchors of the watched prefixes are there afterwards too. Raises what `Store.commit` raises; a conflict means
-    that somebody wrote at the same moment, and the caller tries again.
+    The anchor of the node's share is there afterwards too; that of the cluster is the operators'. Raises what
+    `Store.commit` raises; a conflict means that somebody wrote at the same moment, and the caller tries again.
     """
     wanted = encode_node(node)
-    key, anchors = keys.node(node.name), (keys.CLUSTER_ANCHOR, keys.share_anchor(node.name))
-    found = await store.get([key, *anchors])
-    operations: list[Operation] = [Put(anchor, b"{}", ABSENT) for anchor in anchors if anchor not in found]
+    key, anchor = keys.node(node.name), keys.share_anchor(node.name)
+    found = await store.get([key, anchor])
+    operations: list[Operation] = [] if anchor in found else [Put(anchor, b"{}", ABSENT)]
     entry = found.get(key)
     if entry is None or entry.value != wanted:
         if entry is not None:

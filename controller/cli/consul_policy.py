@@ -79,7 +79,6 @@ def _own(node: str) -> tuple[str, ...]:
 def _agent_rules(service: str, kind: str, own: Iterable[str]) -> list[Rule]:
     return [
         ("key_prefix", keys.CLUSTER, _READ),
-        ("key", keys.CLUSTER_ANCHOR, _WRITE),
         *((kind, key, _WRITE) for key in own),
         *(("key_prefix", prefix, _WRITE) for prefix in (keys.BLOCKS, keys.USAGE, keys.SHARES)),
         ("service", service, _WRITE),

@@ -1,7 +1,8 @@
 """Resources written into the store: in one transaction where they fit into one, else in several.
 
 Every portion is planned anew together with everything that is still to come: nothing is written after a mistake that
-could have been seen before, and each transaction rests on the versions that its plan was made from.
+could have been seen before, and each transaction rests on the versions that its plan was made from. The first one of a
+cluster writes its anchor too, by which agents know that the store has contents to lose.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from controller.cli.peers import filter_checks
 from controller.cli.planning import planned
 from controller.cli.stored import key_of, record_of
 from controller.datamodel import keys
-from controller.ports import MAX_OPERATIONS, MAX_VALUE_BYTES
+from controller.ports import ABSENT, MAX_OPERATIONS, MAX_VALUE_BYTES, Put
 from ipam.pool import Pool
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from controller.cli.planning import Change, Mode
     from controller.cli.wishes import Wish
-    from controller.ports import Entry, Operation, Put, Store, Version
+    from controller.ports import Entry, Operation, Store, Version
 
 #: The revision that is written with every record below a prefix.
 _REVISION_OF: Final = {keys.POOLS: keys.POOLS_REVISION, keys.PEERS: keys.PEERS_REVISION}
@@ -78,7 +79,7 @@ def _guarded(wishes: Sequence[Wish]) -> list[str]:
 
 async def _read(store: Store, wishes: Sequence[Wish], guarded: Sequence[str]) -> dict[str, Entry]:
     """Return all records that `planned` needs."""
-    entries = await store.get([key_of(wish.resource) for wish in wishes])
+    entries = await store.get([keys.CLUSTER_ANCHOR, *(key_of(wish.resource) for wish in wishes)])
     for prefix in (*guarded, *([keys.FILTERS] if keys.PEERS in guarded else [])):
         entries |= await store.list(prefix)
     if any(isinstance(wish.resource, Pool) and _differs(wish.resource, entries) for wish in wishes):
@@ -120,7 +121,8 @@ def _operations(
     peers = [resource for resource in resources if isinstance(resource, PeerDefinition)]
     revised = [prefix for prefix in expected if any(key.startswith(prefix) for key in written)]
     revisions = [next_revision(_REVISION_OF[prefix], expected[prefix]) for prefix in revised]
-    return [*puts, *filter_checks(peers, entries, written), *revisions]
+    anchor = [] if keys.CLUSTER_ANCHOR in entries else [Put(keys.CLUSTER_ANCHOR, b"{}", ABSENT)]
+    return [*puts, *filter_checks(peers, entries, written), *anchor, *revisions]
 
 
 def _fits(operations: Sequence[Operation]) -> bool:

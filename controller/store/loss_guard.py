@@ -1,8 +1,10 @@
 """A store that lost its contents counts as away, not as empty.
 
 A server that comes back with a wiped disk answers that no node, pool or block exists. Taken at its word, every host
-would remove the routes of containers that run. The cluster's anchor is written once and never deleted: where it was
-seen and is not any more, nothing that the store says can be believed, until its contents are restored.
+would remove the routes of containers that run. The cluster's anchor is written with the first resource and never
+deleted: where it was seen and is not any more, nothing that the store says can be believed, until its contents are
+restored. No agent writes it: one that starts with the emptied store would make all others believe it, and a node's
+token that may write it may delete it, which stops them all.
 """
 
 from __future__ import annotations

@@ -166,7 +166,8 @@ def _counts(history: History) -> Counter[str]:
 async def _prepare(address: str) -> None:
     """Write the pools and the rules."""
     store = ConsulStore(ConsulAccess(address=address))
-    operations = [Put(keys.pool(pool.name), encode_pool(pool), ABSENT) for pool in POOLS]
+    operations = [Put(keys.CLUSTER_ANCHOR, b"{}", ABSENT)]
+    operations += [Put(keys.pool(pool.name), encode_pool(pool), ABSENT) for pool in POOLS]
     await store.commit([*operations, Put(keys.IPAM_CONFIGURATION, encode_configuration(CONFIGURATION), ABSENT)])
     await store.close()
 

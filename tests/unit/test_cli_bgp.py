@@ -141,14 +141,14 @@ def test_no_table_tells_a_password(form: str, tmp_path: Path, capsys: pytest.Cap
 
 
 async def test_all_of_it_is_one_transaction() -> None:
-    """With the peers' revision, and with the version of a filter that a peer names and is not written along."""
+    """With the peers' revision, the version of a filter that a peer names and is not written along, and the anchor."""
     store = OvertakenStore()
     await store.write(FILTER, definition("a", filters=("in",)))
     await store.write(FILTER, definition("a"))
     await store.write(FILTER, definition("a", filters=("in",)))
     await store.write(FILTER)
     assert store.transactions == [
-        {keys.filter_rules("in"), keys.peer("a"), keys.PEERS_REVISION},
+        {keys.filter_rules("in"), keys.peer("a"), keys.PEERS_REVISION, keys.CLUSTER_ANCHOR},
         {keys.peer("a"), keys.PEERS_REVISION},
         {keys.filter_rules("in"), keys.peer("a"), keys.PEERS_REVISION},
     ]

@@ -126,12 +126,18 @@ def test_what_is_shown_can_be_applied(form: str, kind: str, tmp_path: Path, caps
 
 
 async def test_several_kinds_are_one_transaction_that_carries_the_pools_revision() -> None:
-    """The revision is written with pools, and only with pools."""
+    """The revision is written with pools, and only with pools; the cluster's anchor with what comes first."""
     store = CountingStore()
     await write_resources(store, wishes(POOL, RESERVATION, IpamConfiguration(grace_seconds=1)), Mode.CREATE)
     await write_resources(store, wishes(RESERVATION, IpamConfiguration(grace_seconds=2)), Mode.APPLY)
     assert store.transactions == [
-        {keys.pool("default"), keys.reservation("gateways"), keys.IPAM_CONFIGURATION, keys.POOLS_REVISION},
+        {
+            keys.pool("default"),
+            keys.reservation("gateways"),
+            keys.IPAM_CONFIGURATION,
+            keys.POOLS_REVISION,
+            keys.CLUSTER_ANCHOR,
+        },
         {keys.IPAM_CONFIGURATION},
     ]
 
