@@ -112,7 +112,7 @@ class WorkloadStatus:
 class Status:
     """The agent as of one moment.
 
-    `problems` are sentences for the operator; `ready` is true when a new workload would be wired and routed. `drain` is
+    `problems` are sentences for the operator; `ready` is true when a new workload would be wired. `drain` is
     empty, `draining` while the node asks to be routed around, or `drained` when it announces nothing any more.
     """
 

@@ -23,7 +23,7 @@ from controller.agent.publishing import EndpointPublisher
 from controller.agent.registration import Registration
 from controller.agent.report import Known
 from controller.agent.routing import Routing
-from controller.agent.status import Observed, obstacle, status_of
+from controller.agent.status import Observed, hindrances, obstacle, status_of
 from controller.agent.way_out import WayOut
 from controller.agent.web import for_nodes_only
 from controller.assignment.assigner import Assigner
@@ -141,7 +141,7 @@ class Composition:
         self.collector.on_collected(self.publisher.mark)
         self.monitor = KernelMonitor(self._fib.port_id, hinted, self.programmer.routes_changed, self.links.learn_gone)
         self._report = report.report_page(self.known)
-        self._health = Health(self.status)
+        self._health = Health(lambda: hindrances(self.observed()))
         self._metrics = MetricsPage(
             Parts(
                 self.observed,

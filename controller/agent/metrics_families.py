@@ -40,7 +40,7 @@ def _agent(observed: Observed) -> Iterator[Metric]:
         ("node", "version"),
         {(observed.node.name, observed.version): 1},
     )
-    yield gauge("tortie_ready", "1 while a new workload would be wired and routed.", obstacle(observed) is None)
+    yield gauge("tortie_ready", "1 while a new workload would be wired.", obstacle(observed) is None)
     yield gauge(
         "tortie_complaints", "Steps of the agent that fail at present and are tried again.", len(observed.complaints)
     )

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from bgp.events import SessionState
 from controller.agent.api import (
     BgpStatus,
     PeerProblem,
@@ -104,13 +105,39 @@ def obstacle(observed: Observed) -> str | None:
     return None
 
 
+def hindrances(observed: Observed) -> tuple[str, ...]:
+    """Return why a new workload could not be wired now, or other hosts would not learn of it; none while neither is so.
+
+    The second stops no workload: whoever would take away what runs here asks for `obstacle` alone.
+    """
+    return tuple(reason for reason in (obstacle(observed), _isolation(observed)) if reason is not None)
+
+
+def _isolation(observed: Observed) -> str | None:
+    """Return why other hosts would not learn of a new block, or None; a node without peers has nobody to tell."""
+    if observed.speaker_reason is not None:
+        return _speaker_lost(observed.speaker_reason)
+    sessions = [observed.sessions.get(peer.address) for peer in observed.peers]
+    if any(session is not None and session.state is SessionState.ESTABLISHED for session in sessions):
+        return None
+    return (
+        f"none of {len(sessions)} BGP sessions is established; `tortiectl node status` tells each one's reason"
+        if sessions
+        else None
+    )
+
+
+def _speaker_lost(reason: str) -> str:
+    return f"the BGP sidecar is not connected: {reason}; learned routes stay as they are"
+
+
 def _problems(observed: Observed) -> tuple[str, ...]:
     first = obstacle(observed)
     problems = [] if first is None else [first]
     if observed.store_reason is None:  # otherwise they only repeat it
         problems += observed.complaints
     if observed.speaker_reason is not None:
-        problems.append(f"the BGP sidecar is not connected: {observed.speaker_reason}; learned routes stay as they are")
+        problems.append(_speaker_lost(observed.speaker_reason))
     problems += _problems_of_records(observed)
     problems += [
         f"{_named(refused.examples, refused.count)}: {refused.reason}"

@@ -260,7 +260,7 @@ def test_an_agent_without_its_store_lives_and_is_not_ready(
         return fetch(lab, "fabric", f"http://192.0.2.1:9091/{name}")
 
     assert page("livez") == (200, "alive\n\n")
-    assert page("readyz") == (200, "ready\n\n")
+    wait_until(lambda: page("readyz") == (200, "ready\n\n"), "ready")
     lab.stop("consul")
     wait_until(lambda: page("readyz")[0] == 503, "not ready")
     assert "the consul store is not reachable" in page("readyz")[1]

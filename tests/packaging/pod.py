@@ -118,12 +118,17 @@ class Pod:
 
     def probe(self, name: str, probe: str) -> int:
         """Ask what a probe of a container asks, and return the HTTP status."""
+        return self.answer(name, probe)[0]
+
+    def answer(self, name: str, probe: str) -> tuple[int, str]:
+        """Ask what a probe of a container asks, and return the HTTP status and the text."""
         container = self._container(name)
         asked = container[probe]["httpGet"]
         (port,) = [each["containerPort"] for each in container["ports"] if each["name"] == asked["port"]]
         with contextlib.closing(http.client.HTTPConnection(self._host.address, port, timeout=10)) as connection:
             connection.request("GET", asked["path"])
-            return connection.getresponse().status
+            response = connection.getresponse()
+            return response.status, response.read().decode()
 
     def process(self, name: str) -> int:
         """Return the container's first process: the only child of unshare(1), which waits for it."""

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -209,6 +210,28 @@ def test_probes_tell_a_node_that_wires_from_one_that_cannot(scene: Scene, wait_u
         assert pod.probe("agent", "readinessProbe") == 503
         wait_until(lambda: pod.execute("agent", "tortiectl", "apply", "-f", "-", text=_POOL), "a pool is taken")
         wait_until(lambda: pod.probe("agent", "readinessProbe") == 200, "the agent is ready")
+
+
+def test_an_update_waits_for_a_node_that_no_other_hears(scene: Scene, wait_until: Callable[..., None]) -> None:
+    """Not ready without its speaker, nor without any session; pods get their network there all the same."""
+    pods = {host: scene.make_pod(host, scene.values()) for host in (scene.a, scene.b)}
+
+    def says(host: Host, status: int, words: str) -> bool:
+        with scene.inside(host.namespace):
+            answer = pods[host].answer("agent", "readinessProbe")
+        return answer[0] == status and words in answer[1]
+
+    for pod in pods.values():
+        pod.start("agent")
+    wait_until(lambda: pods[scene.a].execute("agent", "tortiectl", "apply", "-f", "-", text=_POOL), "a pool is taken")
+    wait_until(lambda: says(scene.a, 503, "the BGP sidecar is not connected"), "host a lacks its speaker")
+    wait_until(scene.make_workload(scene.a, "wa").add, "it is wired without a speaker")
+    pods[scene.a].start("bgp")
+    wait_until(lambda: says(scene.a, 503, "none of 1 BGP sessions is established"), "host a lacks a session")
+    wait_until(scene.make_workload(scene.a, "wb").add, "it is wired without a session")
+    pods[scene.b].start("bgp")
+    for host in (scene.a, scene.b):
+        wait_until(partial(says, host, 200, "ready"), f"{host.name} is ready")
 
 
 def test_the_speaker_is_not_root_and_sees_nothing_of_the_agents(scene: Scene, wait_until: Callable[..., None]) -> None:

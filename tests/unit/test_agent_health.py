@@ -9,17 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from controller.agent.api import BgpStatus, RoutesStatus, Status, StoreStatus
 from controller.agent.health import ESSENTIAL_TASKS, Health
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-
-def status(*problems: str, ready: bool) -> Status:
-    """Return an agent's status."""
-    store, routes = StoreStatus("consul", ready), RoutesStatus(True, 0)
-    return Status("n1", "1", ready, problems, (), store, routes, BgpStatus(False), ())
 
 
 @pytest.fixture
@@ -41,17 +34,27 @@ async def ask(health: Health, path: str) -> tuple[int, str | None]:
 
 @pytest.mark.usefixtures("tasks")
 async def test_what_is_not_ready_is_alive_all_the_same() -> None:
-    """A restart would bring back neither store nor pools; the reasons are told one a line."""
-    health = Health(lambda: status("the store is away", "a route fails", ready=False))
+    """A restart would bring back neither store nor sessions; the reasons are told one a line."""
+    health = Health(lambda: ("the store is away", "no session"))
     assert await ask(health, "/livez") == (200, "alive\n")
-    assert await ask(health, "/readyz") == (503, "the store is away\na route fails\n")
+    assert await ask(health, "/readyz") == (503, "the store is away\nno session\n")
 
 
-@pytest.mark.usefixtures("tasks")
-async def test_what_is_ready_may_have_problems() -> None:
-    """A problem that stops no new workload does not keep any away."""
-    health = Health(lambda: status("a route fails", ready=True))
-    assert await ask(health, "/readyz") == (200, "ready\n")
+async def test_who_asks_often_is_given_the_same_answer() -> None:
+    """For a second; the reasons are looked for once in that time, however many ask."""
+    now, reasons, looks = [100.0], [("no session",), (), ()], []
+
+    def look() -> tuple[str, ...]:
+        looks.append(now[0])
+        return reasons[len(looks) - 1]
+
+    health = Health(look, clock=lambda: now[0])
+    assert {await ask(health, "/readyz") for _ in range(10)} == {(503, "no session\n")}
+    now[0] = 100.9
+    assert await ask(health, "/readyz") == (503, "no session\n")
+    now[0] = 101.0
+    assert {await ask(health, "/readyz") for _ in range(10)} == {(200, "ready\n")}
+    assert looks == [100.0, 101.0]
 
 
 @pytest.mark.parametrize("name", ESSENTIAL_TASKS)
@@ -59,4 +62,4 @@ async def test_an_agent_without_one_of_its_tasks_is_dead(tasks: dict[str, asynci
     """Each does something that nobody else does, so a restart is right; the text names it."""
     tasks[name].cancel()
     await asyncio.wait([tasks[name]])
-    assert await ask(Health(lambda: status(ready=True)), "/livez") == (503, f"task {name!r} has ended\n")
+    assert await ask(Health(tuple), "/livez") == (503, f"task {name!r} has ended\n")

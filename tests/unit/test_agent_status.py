@@ -12,7 +12,7 @@ from bgp.peer import Peer, PeerOrigin
 from bgp.policy import RejectedRoutes, Rejection
 from controller.agent.api import PeerProblem, PeerStatus, RejectedStatus, RouteProblem, WorkloadStatus
 from controller.agent.decision import Decision, DrainPhase
-from controller.agent.status import Observed, obstacle, status_of
+from controller.agent.status import Observed, hindrances, obstacle, status_of
 from controller.datamodel.records import Node
 from controller.ports import ForeignRoute, KernelRoute, RouteFailure, RouteKind
 from controller.reconcile.desired import Unresolved
@@ -81,6 +81,28 @@ def test_the_first_obstacle_is_the_deepest(well: Observed) -> None:
     for observed in (no_pool, no_snapshot, no_store):
         assert not status_of(observed).ready
         assert status_of(observed).problems == (obstacle(observed),)
+
+
+def test_a_node_that_no_other_hears_wires_and_is_hindered(well: Observed) -> None:
+    """Without its sidecar, or with peers and not one session; of several sessions one is enough."""
+    lost = replace(well, speaker_reason="bgp.sock: no such file")
+    silent = replace(
+        well, sessions={each: replace(well.sessions[each], state=SessionState.IDLE) for each in well.sessions}
+    )
+    assert hindrances(well) == ()
+    assert hindrances(lost) == (
+        "the BGP sidecar is not connected: bgp.sock: no such file; learned routes stay as they are",
+    )
+    assert hindrances(silent) == hindrances(replace(well, sessions={}))
+    assert "none of 2 BGP sessions is established" in "".join(hindrances(silent))
+    assert hindrances(replace(silent, peers=())) == ()
+    for observed in (lost, silent):
+        assert (obstacle(observed), status_of(observed).ready) == (None, True)
+    assert status_of(silent).problems == ()
+    assert hindrances(replace(silent, pool_count=0)) == (
+        "there is no pool; create one with tortiectl apply",
+        *hindrances(silent),
+    )
 
 
 def test_what_does_not_stop_a_workload_is_a_problem_all_the_same(well: Observed) -> None:
