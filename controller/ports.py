@@ -204,7 +204,10 @@ class Fib(Protocol):
         ...
 
     def foreign_on(self, link_index: int) -> list[ForeignRoute]:
-        """Return the routes on this link that neither they made nor we or the kernel itself; none if it is gone."""
+        """Return the routes on this link that neither they made nor we or the kernel itself; none if it is gone.
+
+        Of very many only the first are returned.
+        """
         ...
 
     def apply(

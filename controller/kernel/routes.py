@@ -48,6 +48,8 @@ _MOST_UNNOTED: Final = 200_000
 _HAND_MADE: Final = (3, 4)
 #: RTPROT_KERNEL: what comes with a link and its addresses is expected on every link.
 _THE_KERNELS: Final = 2
+#: More on one link are not worth the time that reading them takes.
+_FOREIGN_ON_A_LINK: Final = 1000
 
 
 class KernelFib:
@@ -110,22 +112,21 @@ class KernelFib:
         return found
 
     def foreign_on(self, link_index: int) -> list[ForeignRoute]:
-        """Return the routes on this link that neither they made nor we or the kernel itself; none if it is gone."""
-        found = []
+        """Return the routes on this link that neither they made nor we or the kernel itself; none if it is gone.
+
+        Of very many only the first are returned.
+        """
+        bodies = []
         with self._reading:
             for version in (4, 6):
                 try:
-                    bodies = self._read(link_dump_request(version, link_index), list)
+                    bodies += self._read(link_dump_request(version, link_index), _others)
                 except KernelRefused as error:
                     if error.error_number == errno.ENODEV:
                         return []
                     raise
-                found += [main_route(body) for body in bodies]
-        return [
-            ForeignRoute(route.prefix, link_index, route.protocol)
-            for route in found
-            if route.protocol not in {ROUTE_PROTOCOL, _THE_KERNELS, *_HAND_MADE}
-        ]
+        found = map(main_route, bodies[:_FOREIGN_ON_A_LINK])
+        return [ForeignRoute(route.prefix, link_index, route.protocol) for route in found]
 
     def apply(
         self,
@@ -202,6 +203,12 @@ class KernelFib:
             for position, number, text in refusals
             if number != errno.ESRCH
         ]
+
+
+def _others(bodies: list[bytes]) -> list[bytes]:
+    """Return the routes that neither we nor people nor the kernel itself made, by the protocol in their rtmsg."""
+    known = (ROUTE_PROTOCOL, _THE_KERNELS, *_HAND_MADE)
+    return [body for body in bodies if body[5] not in known]
 
 
 def _portions(routes: Iterable[KernelRoute]) -> Iterator[tuple[KernelRoute, ...]]:

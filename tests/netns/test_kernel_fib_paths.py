@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import subprocess
 import threading
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
@@ -143,3 +144,11 @@ def test_a_daemons_routes_are_found_link_by_link(fib: KernelFib, ip: Callable[[s
     ]
     assert fib.foreign_on(9999) == []
     assert ip("route show") + ip("-6 route show") == before
+
+
+def test_a_link_with_very_many_routes_of_a_daemon_is_told_by_some(fib: KernelFib) -> None:
+    """Whoever has so many needs no list of all."""
+    command = "".join(f"route add 10.{n >> 8}.{n & 255}.0/24 dev up0 proto bird\n" for n in range(1500))
+    subprocess.run(["ip", "-batch", "-"], input=command, text=True, check=True)
+    found = fib.foreign_on(socket.if_nametoindex("up0"))
+    assert len(found) == len(set(found)) == 1000
