@@ -130,6 +130,11 @@ class Program:
         pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self._process.kill()
+        self._process.wait()
+
     def end(self) -> None:
         """Ask it to end, and see that it does."""
         self._process.terminate()
@@ -149,6 +154,7 @@ class Node:
         run = self._directory / "run"
         run.mkdir(parents=True)
         self.cni_socket = run / "cni.sock"
+        self.agent_socket = run / "agent.sock"
         self._bgp = ("--socket", str(run / "bgp.sock"), "--state-dir", str(self._directory / "bgp"))
         settings = self._directory / "tortie.toml"
         settings.touch()
@@ -164,6 +170,10 @@ class Node:
     def start(self) -> Program:
         """Start both daemons and return the agent."""
         self._place.start(self.namespace, str(PROGRAMS / "tortie-bgp"), *self._bgp)
+        return self.start_agent()
+
+    def start_agent(self) -> Program:
+        """Start the agent, beside the speaker that runs already."""
         return self._place.start(self.namespace, str(PROGRAMS / "tortie-agent"), environment=self.environment)
 
 
