@@ -26,8 +26,8 @@ class Peer:
     `passive` waits for the peer to connect. `restart_time_seconds` is announced in the graceful restart capability
     (RFC 4724, at most 4095). `password` is the TCP MD5 key (RFC 2385) or None. `ttl_security_hops` is how many hops
     away the peer may be (RFC 5082), None for no check. `next_hop_self`: routes are told with `local_address` as next
-    hop where the IP version allows. Of a peer that announces more than `max_prefixes` nothing is used. `import_rules`
-    and `export_rules` are tried in order on what it announces and is told.
+    hop where the IP version allows. Nothing is used of who announces more than `max_prefixes` through the peer
+    (`bgp.limits`). `import_rules` and `export_rules` are tried in order on what the peer announces and is told.
     """
 
     address: IPAddress

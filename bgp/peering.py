@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 #: What a node of the mesh may announce: its blocks of both IP versions and what it borrowed.
 MAX_MESH_PREFIXES = 10_000
-#: What another peer may announce unless its definition says otherwise: the blocks of a large cluster.
-MAX_PREFIXES = 200_000
+#: What another peer, or each one behind a reflector, may announce unless its definition says otherwise.
+MAX_PREFIXES = 20_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,16 +8,19 @@ any scale that only grows.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bgp.events import EndOfRib, RoutesChanged, RoutesRejected, SessionDown, SessionUp, SpeakerLost, SpeakerSnapshot
+from bgp.limits import speaker_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from bgp.address import IPAddress, IPNetwork
     from bgp.events import SpeakerEvent
+    from bgp.limits import Speaker
     from bgp.peer import Peer
     from bgp.policy import RejectedRoutes
     from bgp.route import LearnedRoute, Row
@@ -32,8 +35,9 @@ class _PeerRib:
 
     `restart_time_seconds` is None while the peer is not configured: what it announces is kept, so that nothing is
     missing if it is configured while its session stands, but none of it is used. `settle_at` is None once the peer has
-    settled, `stale_until` while nothing is stale. `rejected` is what the speaker does not pass on. The keys of
-    `touched` are the prefixes that came, went or changed since somebody asked; those that came together stay together.
+    settled, `stale_until` while nothing is stale. `rejected` is what the speaker does not pass on, `counts` has who
+    announces how many routes. The keys of `touched` are the prefixes that came, went or changed since somebody asked;
+    those that came together stay together.
     """
 
     restart_time_seconds: int | None = None
@@ -42,6 +46,7 @@ class _PeerRib:
     stale: set[IPNetwork] = field(default_factory=set)
     stale_until: float | None = None
     ended: set[int] = field(default_factory=set)
+    counts: Counter[Speaker] = field(default_factory=Counter)
     rejected: tuple[RejectedRoutes, ...] = ()
     touched: dict[IPNetwork, object] = field(default_factory=dict)
 
@@ -74,7 +79,7 @@ class _PeerRib:
         """Forget what is still stale of these IP versions."""
         for prefix in [prefix for prefix in self.stale if prefix.version in versions]:
             self.stale.discard(prefix)
-            self.routes.pop(prefix, None)
+            self._forget(prefix)
             self.touched[prefix] = None
         if not self.stale:
             self.stale_until = None
@@ -89,7 +94,7 @@ class _PeerRib:
     def change(self, event: RoutesChanged) -> None:
         """Take in one update."""
         for prefix in event.withdrawn:
-            self.routes.pop(prefix, None)
+            self._forget(prefix)
             self.stale.discard(prefix)
         self.touched.update(dict.fromkeys(event.withdrawn))
         for row in event.announced:
@@ -98,10 +103,23 @@ class _PeerRib:
     def learn(self, row: Row) -> None:
         """Take in routes the peer announced."""
         learned = {route.prefix: route for route in row}
+        if len(set(learned).difference(self.routes)) < len(learned):  # set and dict know the hashes: this costs little
+            for prefix in learned:
+                self._forget(prefix)
         self.routes.update(learned)
+        self.counts[speaker_of(row[0])] += len(learned)
         self.touched.update(learned)
         if self.stale:
             self.stale.difference_update(learned)
+
+    def _forget(self, prefix: IPNetwork) -> None:
+        route = self.routes.pop(prefix, None)
+        if route is None:
+            return
+        speaker = speaker_of(route)
+        self.counts[speaker] -= 1
+        if not self.counts[speaker]:
+            del self.counts[speaker]
 
 
 class AdjRibIn:
@@ -190,6 +208,10 @@ class AdjRibIn:
             for peer, rib in self._peers.items()
             if rib.restart_time_seconds is not None
         }
+
+    def speaker_counts(self) -> dict[IPAddress, Mapping[Speaker, int]]:
+        """Return how many routes each speaker behind each configured peer has announced, as of now."""
+        return {peer: rib.counts for peer, rib in self._peers.items() if rib.restart_time_seconds is not None}
 
     def rejected(self) -> tuple[RejectedRoutes, ...]:
         """Return what configured peers announce and the speaker does not pass on."""

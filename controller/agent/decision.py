@@ -7,10 +7,11 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from bgp.advertisement import announcements
+from bgp.limits import is_crowded, overfull
 from bgp.peering import peering
 from bgp.policy import RejectedRoutes
 from bgp.prefixes import PrefixSet
-from bgp.topology import Router
+from bgp.topology import Router, router_id
 from controller.agent.selection import Grounds, Selection
 from controller.datamodel import keys
 from controller.reconcile.desired import block_routes
@@ -21,6 +22,7 @@ from ipam.selector import selects
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from bgp.limits import Overfull, Speaker
     from bgp.peer import Peer
     from bgp.peering import PeerDefinition, Peering, SessionTimes
     from bgp.policy import Rejection
@@ -53,16 +55,16 @@ class Knowledge:
 
     `own_blocks` are also those of which nothing but the owner is known; what the kernel has for addresses of `unread`
     blocks may be right, and is left alone.
-    `peers` are those configured, and `route_count_by_peer` says how much each announced. `learned` maps each prefix to
-    all routes for it; `settled` says whether what is not among them is really gone. `speaking` are the peers that the
-    speaker was heard to have a session with, None before it was heard, `rejected` is what it does not pass on. Of
-    `touched` prefixes the routes may be others than at the decision before, of any if it is None.
+    `peers` are those configured, and `counts_by_peer` says how much is announced through each, and by whom. `learned`
+    maps each prefix to all routes for it; `settled` says whether what is not among them is really gone. `speaking` are
+    the peers that the speaker was heard to have a session with, None before it was heard, `rejected` is what it does
+    not pass on. Of `touched` prefixes the routes may be others than at the decision before, of any if it is None.
     """
 
     node: Node
     cluster: Cluster
     peers: tuple[Peer, ...]
-    route_count_by_peer: Mapping[IPAddress, int]
+    counts_by_peer: Mapping[IPAddress, Mapping[Speaker, int]]
     own_blocks: tuple[IPNetwork, ...]
     workloads: Workloads
     interfaces: tuple[InterfaceAddress, ...]
@@ -188,13 +190,13 @@ def _rejected(selection: Selection) -> tuple[RejectedRoutes, ...]:
     )
 
 
-def _overfull(known: Knowledge) -> frozenset[IPAddress]:
-    """Return the peers that announce more than they may."""
-    return frozenset(
-        peer.address
-        for peer in known.peers
-        if peer.max_prefixes is not None and known.route_count_by_peer.get(peer.address, 0) > peer.max_prefixes
-    )
+def _overfull(known: Knowledge) -> Overfull | None:
+    """Return who announces more than it may; None if nobody does."""
+    crowded = [peer for peer in known.peers if is_crowded(peer, known.counts_by_peer.get(peer.address, {}))]
+    if not crowded:
+        return None
+    identifiers = frozenset(router_id(_router(node)) for node in known.cluster.nodes.values())
+    return overfull(crowded, known.counts_by_peer, identifiers)
 
 
 def _announced(known: Knowledge) -> tuple[Announcement, ...]:

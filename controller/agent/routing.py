@@ -123,7 +123,7 @@ class Routing:
         return self._rib.routes()
 
     def learned_counts(self) -> dict[IPAddress, int]:
-        """Return how many routes each configured peer has announced."""
+        """Return how many prefixes each configured peer announces."""
         return self._rib.route_counts()
 
     def stale_count(self) -> int:
@@ -190,7 +190,7 @@ class Routing:
             node=self._node,
             cluster=cluster,
             peers=self.peering.peers,
-            route_count_by_peer=self._rib.route_counts(),
+            counts_by_peer=self._rib.speaker_counts(),
             own_blocks=self._own_blocks(),
             workloads=self._held_blocks.workloads(self._assigner.blocks(), self._links.index_of),
             interfaces=self._interfaces,

@@ -18,6 +18,7 @@ from controller.reconcile.desired import device_of, learned_routes
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
+    from bgp.limits import Overfull
     from bgp.peer import Peer
     from bgp.route import LearnedRoute
     from controller.ports import InterfaceAddress, KernelRoute
@@ -32,7 +33,7 @@ class Grounds:
     """What routes are judged by, besides the prefixes of local workloads.
 
     `next_hops` are the other nodes' addresses, `block_length_of` the prefix lengths of the pools' blocks, `overfull`
-    the peers that announce more than they may.
+    says who announces more than it may, if anybody does.
     """
 
     as_number: int
@@ -42,7 +43,7 @@ class Grounds:
     next_hops: frozenset[IPAddress]
     block_length_of: Mapping[IPNetwork, int]
     peers: tuple[Peer, ...]
-    overfull: frozenset[IPAddress]
+    overfull: Overfull | None
 
 
 class Selection:
@@ -134,9 +135,9 @@ class Selection:
         reachable = functools.cache(lambda next_hop: device_of(next_hop, grounds.interfaces) is not None)
         every = list(chain.from_iterable(learned.values()))
         reasons = list(rejections(every, context))
-        if grounds.overfull:
+        if grounds.overfull is not None:
             for position, route in enumerate(every):
-                if route.peer in grounds.overfull:
+                if grounds.overfull.includes(route):
                     reasons[position] = Rejection.TOO_MANY_PREFIXES
         if len(every) == len(learned) and not any(reasons):  # nothing to choose from, as nearly always
             return learned

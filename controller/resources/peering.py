@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, Field
 
 from bgp.configuration import BgpConfiguration
+from bgp.holding import MOST
 from bgp.peering import MAX_PREFIXES, PeerDefinition
 from controller.errors import RefusedError
 from controller.resources.fields import (
@@ -79,7 +80,10 @@ class PeerSpec(Document):
         description="names of BGPFilters, tried in this order",
     )
     max_prefixes: int = Field(
-        default=MAX_PREFIXES, ge=1, le=4294967295, description="nothing is used of a peer that announces more"
+        default=MAX_PREFIXES,
+        ge=1,
+        le=MOST,
+        description="nothing is used of who announces more; behind a reflector each originator counts by itself",
     )
 
 

@@ -7,6 +7,7 @@ once, and what is legitimate flows on: a hundred packets a second in both famili
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import os
 import re
 import subprocess
@@ -15,11 +16,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bgp.configuration import BgpConfiguration
 from bgp.filter import Action, CidrMatch, Rule
-from bgp.peering import Filter, PeerDefinition
+from bgp.peering import MAX_PREFIXES, Filter, PeerDefinition
 from controller.agent_client import agent_status
 from controller.datamodel import keys
-from controller.datamodel.bgp_records import encode_filter, encode_peer
+from controller.datamodel.bgp_records import encode_bgp_configuration, encode_filter, encode_peer
 from controller.lab.lab import Lab
 from controller.lab.routers import control_path
 
@@ -41,7 +43,11 @@ SUBNETS = ("192.0.2.0/24", "2001:db8::/64")
 OUTSIDE = ("198.51.100.0/24", "fd99::/64")
 DEFAULTS = ("0.0.0.0/0", "::/0")
 FLOOD_COUNT = 50_000
-MAX_PREFIXES = 100
+#: So much of a flood may be believed: what it may announce, before it is more, and again when it is less.
+BELIEVED_COUNT = 2 * MAX_PREFIXES
+HOSTS = ("h1", "h2", "h3")
+#: A reflector of the hosts, and another client of it.
+REFLECTOR, CLIENT = "192.0.2.252", "192.0.2.253"
 
 
 @dataclass(frozen=True)
@@ -70,13 +76,11 @@ def place_of(lab: Lab, host: str) -> Place:
     return Place(tuple(addresses), blocks)
 
 
-def configuration(first: Place, second: Place) -> str:
+def configuration(first: Place, second: Place, third: Place) -> str:
     """Return what makes BIRD announce everything it must not, one route it may, and on demand far too many."""
     workloads = [str(ipaddress.ip_network(address)) for address in first.addresses]
     told = [*DEFAULTS, *SUBNETS, *OUTSIDE, *first.blocks, *first.halves, *second.halves, *workloads]
     told += [*NO_NODE, LOOPED, *GOOD]
-    start = int(ipaddress.ip_address("10.244.0.0"))
-    flood = "".join(f"route {ipaddress.ip_address(start + number)}/32 blackhole;\n" for number in range(FLOOD_COUNT))
     statics = "".join(
         f"protocol static {{ ipv{version};\n"
         + "".join(f"route {prefix} blackhole;\n" for prefix in told if (":" in prefix) == (version == 6))
@@ -88,8 +92,7 @@ log stderr all;
 router id {ROUTER};
 protocol device {{ }}
 {statics}
-protocol static flood {{ disabled; ipv4;
-{flood} }}
+{flood(first, second, third)}
 filter told4 {{
   bgp_next_hop = {ROUTER};
   if net = {NO_NODE[0]} then bgp_next_hop = 192.0.2.77;
@@ -112,6 +115,46 @@ protocol bgp h1 {{
 """
 
 
+def flood(*places: Place) -> str:
+    """Return what makes BIRD announce, on demand, addresses of the pool that are in no block of these places.
+
+    Until it has announced too many it is believed, as any node would be that says it borrowed them.
+    """
+    blocks = {ipaddress.ip_network(block) for place in places for block in place.blocks}
+    free = (
+        address
+        for block in ipaddress.ip_network("10.244.0.0/16").subnets(new_prefix=26)
+        if block not in blocks
+        for address in block
+    )
+    routes = (f"route {address}/32 blackhole;\n" for address in itertools.islice(free, FLOOD_COUNT))
+    return f"protocol static flood {{ disabled; ipv4;\n{''.join(routes)} }}"
+
+
+def reflecting() -> str:
+    """Return what makes BIRD a reflector of the hosts and of one client more."""
+    clients = "".join(
+        f"protocol bgp client{number} {{ local {REFLECTOR} as 64512; neighbor {client} as 64512; passive on;\n"
+        "  rr client; graceful restart on;\n"
+        "  ipv4 { import all; export all; next hop keep; }; ipv6 { import all; export all; next hop keep; }; }\n"
+        for number, client in enumerate(["192.0.2.1", "192.0.2.2", "192.0.2.3", CLIENT])
+    )
+    return f"log stderr all;\nrouter id {REFLECTOR};\nprotocol device {{ }}\n{clients}"
+
+
+def reflected(*places: Place) -> str:
+    """Return what makes BIRD a client of that reflector, one that speaks in the name of the second host."""
+    return f"""
+log stderr all;
+router id {CLIENT};
+protocol device {{ }}
+{flood(*places)}
+filter told {{ bgp_next_hop = 192.0.2.2; accept; }}
+protocol bgp reflector {{ local {CLIENT} as 64512; neighbor {REFLECTOR} as 64512; connect delay time 1;
+  ipv4 {{ import none; export filter told; next hop keep; }}; }}
+"""
+
+
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """Three dual-stack hosts."""
@@ -125,16 +168,9 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def peered(lab: Lab, write_records: Callable[..., None], wait_until: Callable[..., None]) -> Lab:
-    """Let the first host peer with a router gone bad, which may announce a hundred prefixes."""
-    lab.add_router("bird", configuration(place_of(lab, "h1"), place_of(lab, "h2")))
-    definition = PeerDefinition(
-        "border",
-        ipaddress.ip_address(ROUTER),
-        64999,
-        node="h1",
-        filters=("open",),
-        max_prefixes=MAX_PREFIXES,
-    )
+    """Let the first host peer with a router gone bad."""
+    lab.add_router("bird", configuration(*(place_of(lab, host) for host in HOSTS)))
+    definition = PeerDefinition("border", ipaddress.ip_address(ROUTER), 64999, node="h1", filters=("open",))
     write_records(
         lab, {keys.filter_rules("open"): encode_filter(Filter("open")), keys.peer("border"): encode_peer(definition)}
     )
@@ -234,12 +270,21 @@ REFUSED = {
 }
 
 
+#: Those of them that have another next hop than the router's own.
+REFUSED_ELSEWHERE = {
+    "default_route": 1,
+    "outside_pools": 2,
+    "own_prefix": 2,
+    "inside_own_block": 1,
+    "part_of_block": 1,
+    "unknown_next_hop": 2,
+}
 NEVER = {"default", *SUBNETS, *OUTSIDE, *NO_NODE, LOOPED}
 
 
 def expected(lab: Lab, host: str, *also: str) -> set[str]:
     """Return what the host is to have routes for: every block, its own workload, and what is named."""
-    blocks = {block for other in ("h1", "h2", "h3") for block in place_of(lab, other).blocks}
+    blocks = {block for other in HOSTS for block in place_of(lab, other).blocks}
     return blocks | {str(ipaddress.ip_network(each)) for each in (*place_of(lab, host).addresses, *also)}
 
 
@@ -262,22 +307,83 @@ def test_a_peers_forbidden_routes_are_counted_and_never_used(
     watched.check()
 
 
+def control(lab: Lab, router: str, *words: str) -> None:
+    """Have BIRD do something."""
+    path = str(control_path(lab.layout(), lab.layout().router(router)))
+    done = lab.run(router, ["birdc", "-s", path, *words])
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_of_a_peer_with_too_many_prefixes_nothing_is_used(
     peered: Lab, watched: Watched, wait_until: Callable[..., None]
 ) -> None:
-    """50,000 addresses, the workloads' own among them, take nothing with them; afterwards all is as before."""
+    """50,000 addresses take nothing with them and are in no kernel; afterwards all is as before.
+
+    What the router announces with another next hop counts by itself: it could be another's.
+    """
     since = established(peered, "h1")
-    control = str(control_path(peered.layout(), peered.layout().router("r1")))
-    peered.run("r1", ["birdc", "-s", control, "enable", "flood"])
+    control(peered, "r1", "enable", "flood")
     wait_until(lambda: rejected(peered, "h1", ROUTER).get("too_many_prefixes", 0) >= FLOOD_COUNT, "all are refused")
-    assert rejected(peered, "h1", ROUTER).keys() == {"too_many_prefixes"}
-    wait_until(lambda: routed(peered, "h1") == expected(peered, "h1"), "nothing of the peer is in the kernel")
-    peered.run("r1", ["birdc", "-s", control, "disable", "flood"])
+    others = {reason: count for reason, count in rejected(peered, "h1", ROUTER).items() if reason in REFUSED}
+    assert others == REFUSED_ELSEWHERE
+    wait_until(lambda: routed(peered, "h1") == expected(peered, "h1", GOOD[1]), "nothing of the flood is in the kernel")
+    control(peered, "r1", "disable", "flood")
     wait_until(lambda: rejected(peered, "h1", ROUTER) == REFUSED, "the flood is over")
     wait_until(lambda: routed(peered, "h1") == expected(peered, "h1", *GOOD), "the good ones are used again")
     assert warnings(peered, "h1", ROUTER).count("too_many_prefixes") == 1
     assert established(peered, "h1") == since
-    assert watched.seen("h1") <= expected(peered, "h1", *GOOD)
+    assert len(watched.seen("h1") - expected(peered, "h1", *GOOD)) <= BELIEVED_COUNT
+    watched.check()
+
+
+@pytest.fixture
+def behind_reflector(
+    peered: Lab, write_records: Callable[..., None], wait_until: Callable[..., None]
+) -> Iterator[Callable[..., None]]:
+    """Put the hosts behind a reflector in the place of their mesh, and return a function that commands its client."""
+    peered.add_router("bird", reflecting())
+    peered.add_router("bird", reflected(*(place_of(peered, host) for host in HOSTS)))
+    reflector = PeerDefinition("reflector", ipaddress.ip_address(REFLECTOR), 64512, next_hop_self=False)
+    write_records(peered, {keys.peer("reflector"): encode_peer(reflector)})
+    wait_until(lambda: all(REFLECTOR in established(peered, host) for host in HOSTS), "sessions with the reflector")
+    write_records(peered, {keys.BGP_CONFIGURATION: encode_bgp_configuration(BgpConfiguration(mesh=False))})
+    good = {"h1": GOOD}
+    wait_until(lambda: all("192.0.2.3" not in sessions(peered, host) for host in ("h1", "h2")), "no mesh")
+    wait_until(
+        lambda: all(routed(peered, host) == expected(peered, host, *good.get(host, ())) for host in HOSTS),
+        "all blocks by the reflector",
+    )
+    yield lambda *words: control(peered, "r3", *words)
+    write_records(peered, {keys.BGP_CONFIGURATION: None})
+    wait_until(lambda: all(len(established(peered, host)) >= 3 for host in HOSTS), "a mesh again")
+    write_records(peered, {keys.peer("reflector"): None})
+    wait_until(lambda: all(REFLECTOR not in sessions(peered, host) for host in HOSTS), "no reflector")
+    for router in ("r3", "r2"):
+        peered.remove_router(router)
+
+
+def sessions(lab: Lab, host: str) -> set[str]:
+    """Return the peers of a host."""
+    return {session.address for session in status(lab, host).sessions}
+
+
+def test_a_client_of_a_reflector_that_announces_too_much_costs_the_others_nothing(
+    peered: Lab, behind_reflector: Callable[..., None], watched: Watched, wait_until: Callable[..., None]
+) -> None:
+    """The reflector passes on 50,000 addresses with a host's next hop: those are refused, and none of the host's."""
+    since = {host: established(peered, host) for host in HOSTS}
+    before = {host: routed(peered, host) for host in HOSTS}
+    refused = {host: rejected(peered, host, REFLECTOR) for host in HOSTS}
+    # Nobody is told of routes with itself as next hop (RFC 4271, section 5.1.3).
+    flooded = {host: {**refused[host], "too_many_prefixes": FLOOD_COUNT} for host in ("h1", "h3")}
+    behind_reflector("enable", "flood")
+    wait_until(lambda: all(rejected(peered, host, REFLECTOR) == flooded[host] for host in flooded), "it is refused")
+    wait_until(lambda: {host: routed(peered, host) for host in HOSTS} == before, "nothing of it is in the kernel")
+    assert {host: established(peered, host) for host in HOSTS} == since
+    behind_reflector("disable", "flood")
+    wait_until(lambda: {host: rejected(peered, host, REFLECTOR) for host in HOSTS} == refused, "the flood is over")
+    wait_until(lambda: {host: routed(peered, host) for host in HOSTS} == before, "all is as before")
+    assert len(watched.seen("h1") - before["h1"]) <= BELIEVED_COUNT
     watched.check()
 
 

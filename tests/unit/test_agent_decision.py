@@ -11,7 +11,8 @@ import pytest
 
 from bgp.configuration import BgpConfiguration
 from bgp.filter import Action, Rule
-from bgp.peer import Peer
+from bgp.limits import speaker_of
+from bgp.peer import Peer, PeerOrigin
 from bgp.peering import Filter, PeerDefinition, SessionTimes
 from bgp.policy import RejectedRoutes, Rejection
 from bgp.prefixes import PrefixSet
@@ -73,7 +74,9 @@ def knowledge(
         node=HERE,
         cluster=cluster(),
         peers=peers,
-        route_count_by_peer=Counter(each.peer for each in routes),
+        counts_by_peer={
+            peer: Counter(speaker_of(each) for each in routes if each.peer == peer) for peer in {r.peer for r in routes}
+        },
         own_blocks=own_blocks,
         workloads=workloads(link_of or {}),
         interfaces=interfaces,
@@ -190,6 +193,25 @@ def test_what_is_refused_is_told_with_peer_and_examples() -> None:
 def _peer(**fields: object) -> Peer:
     base = Peer(ip_address("192.0.2.2"), ip_address("192.0.2.1"), 64512, 64512, "192.0.2.1")
     return replace(base, **fields)  # type: ignore[arg-type]  # the fields differ in type
+
+
+def test_of_a_reflector_only_the_routes_of_who_announces_too_much_are_refused() -> None:
+    """The other node's are used, and those that the reflector has from elsewhere."""
+    reflector = ip_address("192.0.2.9")
+    flood = [
+        replace_fields(route(f"10.0.{number}.0/26"), peer=reflector, originator_id="192.0.2.2") for number in (1, 2, 3)
+    ]
+    good = replace_fields(route("10.0.4.0/26", "192.0.2.3"), peer=reflector, originator_id="192.0.2.3")
+    through = _peer(address=reflector, origin=PeerOrigin.GLOBAL, max_prefixes=2)
+    decision = decide(knowledge(*flood, good, peers=(through,), own_blocks=()))
+    assert decision.routes.routes == {good.prefix: via("10.0.4.0/26", "192.0.2.3")}
+    assert counts(decision) == {Rejection.TOO_MANY_PREFIXES: 3}
+    assert decide(knowledge(*flood[1:], good, peers=(through,), own_blocks=())).learned_count == 3
+
+
+def replace_fields(learned: LearnedRoute, **fields: object) -> LearnedRoute:
+    """Return the route with other fields."""
+    return learned._replace(**fields)  # type: ignore[arg-type]  # the fields differ in type
 
 
 def test_nothing_is_used_of_a_peer_that_announces_too_much() -> None:

@@ -7,6 +7,7 @@ before.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgp.filter import Action, Rule
+from bgp.limits import speaker_of
 from bgp.peer import Peer
 from bgp.route import LearnedRoute
 from controller.agent.cluster import Cluster
@@ -94,7 +96,10 @@ class World:
                 )
                 for address in PEERS
             ),
-            route_count_by_peer={peer: sum(each == peer for _, each in self.learned) for peer in PEERS},
+            counts_by_peer={
+                peer: Counter(speaker_of(route) for (_, each), route in self.learned.items() if each == peer)
+                for peer in PEERS
+            },
             own_blocks=self.own_blocks(),
             workloads=workloads,
             interfaces=self.interfaces,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from bgp.configuration import BgpConfiguration
 from bgp.filter import Action, Rule
+from bgp.limits import speaker_of
 from bgp.peer import Peer
 from bgp.route import LearnedRoute
 from controller.agent.cluster import Cluster
@@ -60,8 +62,9 @@ def knowledge(draw: st.DrawFn) -> Knowledge:
             bgp_configuration=BgpConfiguration(),
         ),
         peers=tuple(configured),
-        route_count_by_peer={
-            peer: sum(route.peer == peer for found in learned.values() for route in found) for peer in PEERS
+        counts_by_peer={
+            peer: Counter(speaker_of(route) for found in learned.values() for route in found if route.peer == peer)
+            for peer in PEERS
         },
         own_blocks=draw(st.sampled_from([(), (PREFIXES[0],)])),
         workloads=Workloads(

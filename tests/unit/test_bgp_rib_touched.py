@@ -99,7 +99,7 @@ def grounds() -> Grounds:
         next_hops=frozenset(ADDRESSES),
         block_length_of={POOL: 26},
         peers=(),
-        overfull=frozenset(),
+        overfull=None,
     )
 
 
