@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import select
 import socket
+import time
 from typing import TYPE_CHECKING, Any, Final
 
+from exabgp.bgp.message.open.capability import Capability
 from exabgp.reactor.listener import Listener
 from exabgp.reactor.loop import Reactor
 from exabgp.reactor.network.error import NetworkError
@@ -22,6 +24,33 @@ _MAX_TTL: Final = 255
 #: Where the TTL or hop limit is in a packet's header, and how long the longest header is.
 _TTL_OFFSET: Final = {socket.AF_INET: 8, socket.AF_INET6: 7}
 _HEADER_BYTES: Final = 256
+#: For how long a second connection of a peer may be the twin of the first.
+_COLLISION_SECONDS: Final = 3.0
+
+
+def take_peers_back() -> None:
+    """Take the connection of a peer whose session seems to stand, in the place of that (RFC 4724, section 5).
+
+    A peer that lost its power said nothing, and calls when it is back. ExaBGP refuses it until the hold time is over.
+    The old connection is closed without a notification, or the peer would take its routes for withdrawn. A session that
+    has only just come up is kept: if both sides call, one of two connections is to go (RFC 4271, section 6.8).
+    """
+    accept = Peer.handle_connection
+
+    def handle_connection(self: Any, connection: Any) -> Any:  # noqa: ANN401 - ExaBGP's
+        if self.established() and not self.stopping() and _restarts_gracefully(self.proto.negotiated):
+            age = time.time() - self.stats["complete"]
+            if not 0 <= age < _COLLISION_SECONDS:
+                self._reset("the peer connected anew")
+        return accept(self, connection)
+
+    Peer.handle_connection = handle_connection
+
+
+def _restarts_gracefully(negotiated: Any) -> bool:  # noqa: ANN401 - ExaBGP's
+    """Say whether both sides have offered it."""
+    opens = (negotiated.sent_open, negotiated.received_open)
+    return all(each.capabilities.announced(Capability.CODE.GRACEFUL_RESTART) for each in opens)
 
 
 def check_hops_of_accepted_connections() -> None:

@@ -38,7 +38,8 @@ def apply() -> None:
     share_what_is_announced()
     reload_whatever_other_peers_do()
     begin_sessions_with_nothing_queued()
-    connections.check_hops_of_accepted_connections()
+    connections.take_peers_back()
+    connections.check_hops_of_accepted_connections()  # before the former: it wraps what is there
     connections.forget_passwords_of_former_peers()
     connections.change_peers_without_a_connection()
     connections.wait_for_what_is_open()

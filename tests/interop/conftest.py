@@ -52,13 +52,19 @@ class Host:
         self.namespace = f"{prefix}h{number}"
         self.directory = directory / f"host-{number}"
         self.directory.mkdir()
+        self._switch, self._port = switch, f"p{number}"
         self.socket = self.directory / "bgp.sock"
         self.state = self.directory / "state"
         self.process: subprocess.Popen[bytes] | None = None
+        self.power_on()
+
+    def power_on(self) -> None:
+        """Make the namespace and its link."""
         ip("netns", "add", self.namespace)
         ip("-n", self.namespace, "link", "set", "lo", "up")
-        ip("link", "add", f"p{number}", "netns", switch, "type", "veth", "peer", "name", "up0", "netns", self.namespace)
-        ip("-n", switch, "link", "set", f"p{number}", "master", "sw0", "up")
+        veth = ("type", "veth", "peer", "name", "up0", "netns", self.namespace)
+        ip("link", "add", self._port, "netns", self._switch, *veth)
+        ip("-n", self._switch, "link", "set", self._port, "master", "sw0", "up")
         ip("-n", self.namespace, "address", "add", f"{self.router.ipv4}/24", "dev", "up0")
         ip("-n", self.namespace, "address", "add", f"{self.router.ipv6}/64", "dev", "up0", "nodad")
         ip("-n", self.namespace, "link", "set", "up0", "up")
@@ -83,6 +89,12 @@ class Host:
                 stdout=log,
                 stderr=log,
             )
+
+    def power_off(self) -> None:
+        """Let everything in the namespace end at once, and nobody hear a last word."""
+        ip("-n", self._switch, "link", "delete", self._port)
+        self.stop(signal.SIGKILL)
+        ip("netns", "delete", self.namespace)
 
     def log(self) -> str:
         """Return what the speaker logged."""

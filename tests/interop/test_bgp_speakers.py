@@ -189,6 +189,35 @@ async def test_a_dead_peer_does_not_hold_up_changes(network: Network) -> None:
     assert "SessionDown" not in two.kinds()
 
 
+async def test_a_host_that_lost_its_power_is_back_before_its_hold_time_is_over(network: Network) -> None:
+    """Its peer takes its new connection for the old one, which nothing is heard of, and has its routes all the time."""
+    first, second = network.host(), network.host()
+    first.start()
+    second.start()
+    one, two = network.agent(first), network.agent(second)
+    (ours,), (theirs,) = network.peers(first, second), network.peers(second, first)
+    mine = blocks(first, "10.20.0.0/26", "fd20::/122")
+    await one.want([dataclasses.replace(ours, hold_time_seconds=3600)], mine)
+    await two.want([dataclasses.replace(theirs, hold_time_seconds=3600)], blocks(second, "10.20.1.0/26"))
+    await two.until(lambda: two.rib.settled(0) and one.rib.settled(0), "told that nothing is missing")
+    mark = len(two.events)
+    await one.disconnect()
+    first.power_off()
+    first.power_on()
+    first.start()
+
+    def is_back() -> bool:
+        assert two.learned() == {"10.20.0.0/26", "fd20::/122"}
+        return two.kinds()[mark:].count("EndOfRib") == 2
+
+    await two.until(is_back, "told that the RIB is complete")
+    assert two.rib.stale_count() == 0
+    kinds = [kind for kind in two.kinds()[mark:] if kind.startswith("Session")]
+    assert kinds == ["SessionDown", "SessionUp"]
+    again = network.agent(first)
+    await again.until(lambda: again.established() == {str(second.router.ipv4)}, "in a session")
+
+
 async def test_a_stopped_speaker_leaves_its_routes_and_nothing_else(network: Network) -> None:
     """SIGTERM ends with status 0, no process and no socket is left, and the peer keeps the routes as stale."""
     one, two = await pair(network)
