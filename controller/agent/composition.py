@@ -22,8 +22,9 @@ from controller.agent.page_watch import Watch
 from controller.agent.publishing import EndpointPublisher
 from controller.agent.registration import Registration
 from controller.agent.report import Known
+from controller.agent.route_sync import RouteSync
 from controller.agent.routing import Routing
-from controller.agent.status import Observed, hindrances, obstacle, status_of
+from controller.agent.status import Observed, hindrances, lasting_obstacle, status_of
 from controller.agent.way_out import WayOut
 from controller.agent.web import for_nodes_only
 from controller.assignment.assigner import Assigner
@@ -97,6 +98,7 @@ class Composition:
         self._endpoints = KernelEndpoints()
         self._connections = KernelConnections()
         self.programmer = RouteProgrammer(self._fib, connections=self._connections)
+        self.route_sync = RouteSync(self.programmer.in_sync, lambda: self.programmer.failures)
         self.speaker = SidecarSpeaker(settings.bgp_socket)
         self.routing = Routing(
             node=node,
@@ -116,8 +118,9 @@ class Composition:
             links=self.links,
             routes=WatchedRoutes(self.programmer, self._reach),
             default_mtu_bytes=lambda: self.mtu_bytes,
-            obstacle=lambda: obstacle(self.observed()),
-            limitation=self._limitation,
+            obstacle=lambda: lasting_obstacle(self.observed()),
+            outage=lambda: self.store_reason is not None,
+            limitation=self.route_sync.limitation,
         )
         self.collector = Collector(
             node=node,
@@ -204,12 +207,6 @@ class Composition:
         """Return the key of each block of this node whose record cannot be read, with the reason."""
         unreadable = map(keys.block, self.assigner.unreadable_blocks())
         return {key: str(MalformedRecord(key, "the log tells why")) for key in unreadable}
-
-    def _limitation(self) -> str | None:
-        """Return why existing workloads may not all be reached, or None."""
-        for failure in self.programmer.failures.values():
-            return f"the kernel does not take the route to {failure.prefix}: {failure.reason}"
-        return None
 
     def pools(self) -> tuple[Pool, ...] | None:
         """Return the pools, None before they are known."""

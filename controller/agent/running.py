@@ -99,6 +99,7 @@ class Agent:
             tasks.create_task(self._listen(), name="speaker")
             tasks.create_task(parts.routing.run(), name="routing")
             tasks.create_task(parts.programmer.run(), name="programmer")
+            tasks.create_task(parts.route_sync.run(), name="route sync")
             answering = serve(listener, settings.cni_socket, parts.workloads, witness=parts.instruments.cni_answered)
             tasks.create_task(answering, name="cni")
             if settings.docker_plugin_socket is not None:

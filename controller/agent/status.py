@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from bgp.events import SessionState
@@ -129,6 +129,14 @@ def _isolation(observed: Observed) -> str | None:
 
 def _speaker_lost(reason: str) -> str:
     return f"the BGP sidecar is not connected: {reason}; learned routes stay as they are"
+
+
+def lasting_obstacle(observed: Observed) -> str | None:
+    """Return why no new workload can be expected to be wired, or None.
+
+    A store that is away is no reason once its snapshot is known: what exists goes on, and a call is to be tried again.
+    """
+    return obstacle(observed if observed.decision is None else replace(observed, store_reason=None))
 
 
 def _problems(observed: Observed) -> tuple[str, ...]:

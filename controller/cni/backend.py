@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from controller.cni.checking import Expected, report
 from controller.cni.failures import CniFailure, ErrorCode, failure_of
 from controller.cni.result import CniResult
 from controller.cni.valid_attachments import Attachment
-from controller.errors import TransientError
+from controller.errors import StoreUnavailable, TransientError
 from controller.kernel.link_inspection import inspect_link
 from controller.kernel.link_names import HOST_MAC
 from controller.kernel.links import IPV4_GATEWAY, IPV6_GATEWAY
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_ROUTES_ADVICE: Final = "`tortiectl node status` names the routes; new containers might not be reached from everywhere"
+
 
 @dataclass(slots=True)
 class _Turn:
@@ -48,9 +50,9 @@ class _Turn:
 class WorkloadBackend:
     """Carries out the calls of container runtimes on this node.
 
-    `default_mtu_bytes` gives the MTU of a link whose network sets none; `obstacle` gives the reason why an ADD cannot
-    succeed at present, or None; `limitation` gives the reason why existing workloads are not all reached, or None;
-    `inspect` reads how a link really is, in a thread.
+    `default_mtu_bytes` gives the MTU of a link whose network sets none; `obstacle` gives the reason why no ADD will
+    succeed, or None; `outage` tells whether the store is away for now; `limitation` gives the reason why existing
+    workloads are not all reached, or None; `inspect` reads how a link really is, in a thread.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class WorkloadBackend:
         routes: RouteWork,
         default_mtu_bytes: Callable[[], int],
         obstacle: Callable[[], str | None],
+        outage: Callable[[], bool] = lambda: False,
         limitation: Callable[[], str | None] = lambda: None,
         inspect: Callable[[int, str, str, Collection[IPAddress]], LinkState] = inspect_link,
     ) -> None:
@@ -69,6 +72,7 @@ class WorkloadBackend:
         self._routes = routes
         self._default_mtu_bytes = default_mtu_bytes
         self._obstacle = obstacle
+        self._outage = outage
         self._limitation = limitation
         self._inspect = inspect
         self._turn_of: dict[str, _Turn] = {}
@@ -141,25 +145,33 @@ class WorkloadBackend:
             raise CniFailure(failure.code, message, failure.details) from cause
 
     async def status(self, request: CniRequest) -> None:
-        """Return if an ADD to the network could succeed now.
+        """Return if an ADD to the network could succeed, now or as soon as the store answers.
 
-        Raises `TransientError` or what an assignment would, or `CniFailure` if existing containers suffer too.
+        A runtime that is told otherwise gives its node up, whose containers are then started elsewhere. So a store that
+        is away is no reason: what exists goes on without it.
+
+        Raises `TransientError` or what an assignment would, or `CniFailure` if existing containers suffer.
         """
+        limitation = self._limitation()
         try:
             await self._require_room(request)
         except Exception as error:
-            limitation = self._limitation()
             if limitation is None:
                 raise
             failure = failure_of(error)
             reason = f"{failure.message}; besides, {limitation}"
             raise CniFailure(ErrorCode.LIMITED_CONNECTIVITY, reason, failure.details) from error
+        if limitation is not None:
+            raise CniFailure(ErrorCode.LIMITED_CONNECTIVITY, limitation, _ROUTES_ADVICE)
 
     async def _require_room(self, request: CniRequest) -> None:
         obstacle = self._obstacle()
         if obstacle is not None:
             raise TransientError(obstacle)
-        await self._addresses.probe(_probe(request))
+        if self._outage():
+            return  # nobody knows how full the pools are
+        with suppress(StoreUnavailable):
+            await self._addresses.probe(_probe(request))
 
     async def _detach(
         self, handle: str, host_name: str, namespace_descriptor: int | None = None

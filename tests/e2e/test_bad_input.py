@@ -211,3 +211,26 @@ def test_a_store_that_is_down_means_try_again_later(new_lab: Callable[[], Lab], 
         while (answer := call(lab, "ADD", namespace=namespace, text=text)).code and time.monotonic() < deadline:
             time.sleep(0.2)
         assert answer.code == 0, answer.document
+
+
+def test_a_node_is_not_given_up_while_its_store_is_down(
+    new_lab: Callable[[], Lab], wait_until: Callable[..., None]
+) -> None:
+    """STATUS succeeds, since what exists goes on; an agent that begins without its store knows nothing, and says so."""
+    lab = new_lab()
+    lab.up(nodes=1, workloads=1, store="consul")
+    text = json.dumps({**configuration(lab), "cniVersion": "1.1.0"})
+
+    def status() -> Answer:
+        return call(lab, "STATUS", namespace="none", text=text)
+
+    assert status().code == 0
+    lab.stop("consul")
+    wait_until(lambda: not any(host.ready for host in lab.status().hosts), "the agent notices")
+    assert status().code == 0
+    lab.stop("h1/agent")
+    lab.start("h1/agent")
+    wait_until(lambda: "store is not reachable" in status().document["msg"], "the agent answers")
+    assert status().document["code"] == 50
+    lab.start("consul")
+    wait_until(lambda: status().code == 0, "the agent has read the store")

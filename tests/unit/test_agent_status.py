@@ -12,7 +12,7 @@ from bgp.peer import Peer, PeerOrigin
 from bgp.policy import RejectedRoutes, Rejection
 from controller.agent.api import PeerProblem, PeerStatus, RejectedStatus, RouteProblem, WorkloadStatus
 from controller.agent.decision import Decision, DrainPhase
-from controller.agent.status import Observed, hindrances, obstacle, status_of
+from controller.agent.status import Observed, hindrances, lasting_obstacle, obstacle, status_of
 from controller.datamodel.records import Node
 from controller.ports import ForeignRoute, KernelRoute, RouteFailure, RouteKind
 from controller.reconcile.desired import Unresolved
@@ -103,6 +103,17 @@ def test_a_node_that_no_other_hears_wires_and_is_hindered(well: Observed) -> Non
         "there is no pool; create one with tortiectl apply",
         *hindrances(silent),
     )
+
+
+def test_a_store_that_is_away_is_no_lasting_obstacle(well: Observed) -> None:
+    """Once its snapshot is known; without a snapshot or a pool no call will succeed, and the reason is told."""
+    away = replace(well, store_reason="connection refused")
+    assert obstacle(away) == "the consul store is not reachable: connection refused"
+    assert lasting_obstacle(away) is None
+    assert lasting_obstacle(replace(away, pool_count=0)) == obstacle(replace(well, pool_count=0))
+    assert lasting_obstacle(replace(away, decision=None)) == obstacle(away)
+    assert lasting_obstacle(replace(well, decision=None)) == "the store's snapshot is not known yet"
+    assert lasting_obstacle(well) is None
 
 
 def test_what_does_not_stop_a_workload_is_a_problem_all_the_same(well: Observed) -> None:

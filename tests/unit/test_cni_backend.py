@@ -47,6 +47,7 @@ class Node:
         self.gate = asyncio.Event()
         self.gate.set()
         self.obstacle: str | None = None
+        self.outage = False
         self.limitation: str | None = None
         self.inspected: list[tuple[int, str, str, tuple[IPAddress, ...]]] = []
         self.backend = WorkloadBackend(
@@ -55,6 +56,7 @@ class Node:
             routes=self,
             default_mtu_bytes=lambda: 1500,
             obstacle=lambda: self.obstacle,
+            outage=lambda: self.outage,
             limitation=lambda: self.limitation,
             inspect=self.inspect,
         )
@@ -332,27 +334,56 @@ async def test_gc_leaves_an_attachment_under_way(node: Node) -> None:
     assert set(node.held) == {HANDLE}
 
 
-async def test_status_tells_the_obstacle(node: Node) -> None:
-    """A node that cannot attach anything says why, and whether existing containers suffer too."""
-    asked = parse_request({"CNI_COMMAND": "STATUS"}, {"cniVersion": "1.1.0", "name": "net", "ipam": {"ipv6": True}})
-    node.limitation = "a route is missing"
-    await node.backend.status(asked)
+def status() -> CniRequest:
+    """Return a STATUS of a dual-stack network."""
+    return parse_request({"CNI_COMMAND": "STATUS"}, {"cniVersion": "1.1.0", "name": "net", "ipam": {"ipv6": True}})
+
+
+async def test_status_tries_an_assignment(node: Node) -> None:
+    """And assigns nothing."""
+    await node.backend.status(status())
     (probe,) = node.requests
     assert (probe.versions, probe.pools, node.held) == ((4, 6), (), {})
+
+
+async def test_status_tells_the_obstacle(node: Node) -> None:
+    """A node that cannot attach anything says why, and whether existing containers suffer too."""
     node.obstacle = "the store was never read"
-    with pytest.raises(CniFailure, match="the store was never read; besides, a route is missing") as raised:
-        await node.backend.status(asked)
-    assert raised.value.code is ErrorCode.LIMITED_CONNECTIVITY
-    node.limitation = None
     with pytest.raises(TransientError, match="never read"):
-        await node.backend.status(asked)
+        await node.backend.status(status())
+    node.limitation = "a route is missing"
+    with pytest.raises(CniFailure, match="the store was never read; besides, a route is missing") as raised:
+        await node.backend.status(status())
+    assert raised.value.code is ErrorCode.LIMITED_CONNECTIVITY
+
+
+async def test_status_tells_that_existing_containers_suffer(node: Node) -> None:
+    """Also where an ADD would succeed."""
+    node.limitation = "a route is missing"
+    with pytest.raises(CniFailure, match=r"^a route is missing$") as raised:
+        await node.backend.status(status())
+    assert raised.value.code is ErrorCode.LIMITED_CONNECTIVITY
+    assert raised.value.details
+
+
+async def test_status_does_not_give_the_node_up_while_the_store_is_away(node: Node) -> None:
+    """What exists goes on; the store is not even asked, and one that goes at that moment is no reason either."""
+    node.outage = True
+    await node.backend.status(status())
+    assert node.steps == []
+    node.outage = False
+    node.fails["probe"] = StoreUnavailable("store is down")
+    await node.backend.status(status())
+    node.limitation = "a route is missing"
+    with pytest.raises(CniFailure, match="a route is missing"):
+        await node.backend.status(status())
 
 
 async def test_status_tells_that_no_address_is_left(node: Node) -> None:
     """What an ADD would be refused for is told before one is tried."""
     node.fails["probe"] = PoolExhausted("every pool is full")
     with pytest.raises(PoolExhausted):
-        await node.backend.status(parse_request({"CNI_COMMAND": "STATUS"}, {"cniVersion": "1.1.0", "name": "net"}))
+        await node.backend.status(status())
 
 
 async def test_a_mac_address_asked_for_is_the_containers(node: Node) -> None:
