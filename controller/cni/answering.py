@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from controller.cni.failures import CniFailure, ErrorCode, failure_of
 from controller.cni.network_configuration import decode_object
+from controller.cni.protocol import MAX_OUTPUT_BYTES
 from controller.cni.request import CniRequest, Command, parse_environment, parse_request
 from controller.cni.result import CniResult, encode_result
 
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
     from controller.cni.receiving import ReceivedRequest
 
 log = logging.getLogger(__name__)
+
+#: How many times longer JSON may be when it is written again: two bytes of UTF-8 become six, and 9e15 takes 18.
+_MOST_GROWTH = 8
+#: What an answer has of ours at most.
+_OWN_BYTES = 1 << 16
 
 #: Is told of each call what CNI_COMMAND it had, whatever that says; why it failed, None for a success; and how many
 #: seconds it took.
@@ -87,6 +94,7 @@ async def answer(received: ReceivedRequest, backend: Backend, witness: Witness =
 async def _carry_out(request: CniRequest, received: ReceivedRequest, backend: Backend) -> bytes:
     match request.command:
         case Command.ADD:
+            _check_room(request, received)
             result = await backend.add(request, _namespace(request, received))
             return encode_result(result, request.config.cni_version, request.previous)
         case Command.DEL:
@@ -98,6 +106,19 @@ async def _carry_out(request: CniRequest, received: ReceivedRequest, backend: Ba
         case Command.STATUS:
             await _status(request, backend)
     return b""
+
+
+def _check_room(request: CniRequest, received: ReceivedRequest) -> None:
+    """Refuse an ADD whose answer would be too large, with what other plugins have answered before."""
+    if request.previous is None or len(received.standard_input) * _MOST_GROWTH <= MAX_OUTPUT_BYTES:
+        return
+    size = len(json.dumps(request.previous.fields))
+    if size > MAX_OUTPUT_BYTES - _OWN_BYTES:
+        raise CniFailure(
+            ErrorCode.INVALID_CONFIG,
+            f"prevResult has {size} bytes, and an answer at most {MAX_OUTPUT_BYTES}",
+            "the plugins of the list before tortie-cni made it",
+        )
 
 
 async def _status(request: CniRequest, backend: Backend) -> None:

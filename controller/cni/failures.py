@@ -55,14 +55,29 @@ class ErrorCode(IntEnum):
     INTERNAL = 999
 
 
+#: How much is shown of a value that is wrong, and of all that is said.
+_SHOWN_CHARACTERS = 200
+_SAID_CHARACTERS = 4000
+
+
+def shown(value: object) -> str:
+    """Return what a message says of a value that the caller sent: the value as JSON, shortened if it is long."""
+    return shortened(json.dumps(value))
+
+
+def shortened(text: str, most: int = _SHOWN_CHARACTERS) -> str:
+    """Return the text, or its beginning and how much is left out."""
+    return text if len(text) <= most else f"{text[:most]}... (and {len(text) - most} characters more)"
+
+
 class CniFailure(TortieError):
     """A call that cannot be answered with success; carries what the runtime is told."""
 
     def __init__(self, code: ErrorCode, message: str, details: str = "") -> None:
         super().__init__(message)
         self.code = code
-        self.message = message
-        self.details = details
+        self.message = shortened(message, _SAID_CHARACTERS)
+        self.details = shortened(details, _SAID_CHARACTERS)
 
     def as_json(self, cni_version: str | None) -> bytes:
         """Return the CNI error in the caller's version, if it is one we speak."""

@@ -12,11 +12,13 @@ asked for or for none. Without `mtu` the agent's own setting holds. Other keys a
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
 
-from controller.cni.failures import CniFailure, ErrorCode
+from controller.cni.failures import CniFailure, ErrorCode, shown
 from controller.cni.protocol import CNI_VERSIONS
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ IDENTIFIER = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
 #: The least MTU of each IP version (RFC 791, section 3.2; RFC 8200, section 5).
 MIN_MTU_BYTES = {4: 68, 6: 1280}
 MAX_MTU_BYTES = 65535
+#: How deep JSON may be nested; the specification needs four levels.
+_MAX_DEPTH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +60,13 @@ class NetworkConfig:
 
 
 def decode_object(standard_input: bytes) -> Unchecked:
-    """Return the JSON object on standard input; raises `CniFailure`."""
+    """Return the JSON object on standard input; raises `CniFailure`.
+
+    Whatever is taken can be written as JSON again: a previous result is part of the answer.
+    """
     try:
-        decoded = json.loads(standard_input.decode())
+        decoded = _DECODER.decode(standard_input.decode())
+        _check_depth(decoded, standard_input)
     except (ValueError, RecursionError) as error:
         raise CniFailure(
             ErrorCode.DECODE_FAILURE,
@@ -70,6 +78,30 @@ def decode_object(standard_input: bytes) -> Unchecked:
             ErrorCode.DECODE_FAILURE, "the network configuration is no JSON object", "see the CNI specification"
         )
     return decoded
+
+
+def _number(text: str) -> float:
+    """Return a number, which is no constant that JSON does not know, and none that is too large to be written again."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number of JSON, or too large a one")
+    return number
+
+
+def _check_depth(decoded: object, standard_input: bytes) -> None:
+    """Raise ValueError for values that are nested too deeply to be gone through."""
+    if standard_input.count(b"[") + standard_input.count(b"{") <= _MAX_DEPTH:
+        return
+    level = [decoded]
+    for _ in range(_MAX_DEPTH):
+        inner = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
+        level = list(chain.from_iterable(inner))
+        if not level:
+            return
+    raise ValueError(f"it is nested more than {_MAX_DEPTH} levels deep")
+
+
+_DECODER = json.JSONDecoder(parse_float=_number, parse_constant=_number)
 
 
 def parse_config(fields: Unchecked) -> NetworkConfig:
@@ -117,7 +149,7 @@ def parse_version(fields: Unchecked) -> str:
     if not isinstance(version, str) or version not in CNI_VERSIONS:
         raise CniFailure(
             ErrorCode.INCOMPATIBLE_VERSION,
-            f"cniVersion {json.dumps(version)} of the network configuration is not spoken here",
+            f"cniVersion {shown(version)} of the network configuration is not spoken here",
             f"set it to one of {', '.join(CNI_VERSIONS)}",
         )
     return version
@@ -177,6 +209,6 @@ def _mtu(fields: Unchecked) -> int:
 def _invalid(key: str, value: object, rule: str) -> CniFailure:
     return CniFailure(
         ErrorCode.INVALID_CONFIG,
-        f"{key} {json.dumps(value)} of the network configuration {rule}",
+        f"{key} {shown(value)} of the network configuration {rule}",
         "correct the file of the network configuration",
     )

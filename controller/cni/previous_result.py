@@ -6,11 +6,10 @@ An ADD gets one when another plugin stands before ours in the list, a CHECK gets
 from __future__ import annotations
 
 import ipaddress
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from controller.cni.failures import CniFailure, ErrorCode
+from controller.cni.failures import CniFailure, ErrorCode, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,6 +81,6 @@ def _address(text: object) -> IPAddress | None:
 def _invalid(key: str, value: object, rule: str) -> CniFailure:
     return CniFailure(
         ErrorCode.INVALID_CONFIG,
-        f"{key} {json.dumps(value)} {rule}",
+        f"{key} {shown(value)} {rule}",
         "the container runtime makes it of what the plugins answer",
     )

@@ -42,6 +42,13 @@ CNI_VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 DEFAULT_CNI_VERSION = CNI_VERSIONS[-1]
 
 
+#: The CNI error in place of an answer that is too large, for version and sizes.
+_TOO_LARGE = (
+    b'{"cniVersion":"%s","code":999,"msg":"defect in the tortie agent: its answer has %d bytes, which is more than %d",'
+    b'"details":"the agent\'s log may say more"}\n'
+)
+
+
 class ProtocolError(Exception):
     """The other side does not speak this protocol; the message says what it sent."""
 
@@ -71,7 +78,9 @@ def decode_request_header(header: bytes) -> tuple[int, int, int]:
 
 
 def encode_reply(exit_status: int, output: bytes) -> bytes:
-    """Return a whole reply."""
+    """Return a whole reply; one that says so, if the output is larger than the program takes."""
+    if len(output) > MAX_OUTPUT_BYTES:
+        exit_status, output = 1, _TOO_LARGE % (DEFAULT_CNI_VERSION.encode(), len(output), MAX_OUTPUT_BYTES)
     return REPLY_HEADER.pack(MAGIC, exit_status, len(output)) + output
 
 

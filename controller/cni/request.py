@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from controller.cni.failures import CniFailure, ErrorCode
+from controller.cni.failures import CniFailure, ErrorCode, shortened
 from controller.cni.network_configuration import IDENTIFIER, NetworkConfig, parse_config, parse_identity
 from controller.cni.previous_result import PreviousResult, parse_previous_result
 from controller.cni.protocol import CNI_VERSIONS
@@ -110,7 +110,7 @@ def parse_environment(environment: bytes) -> dict[str, str]:
         try:
             variables.setdefault(name.decode(), value.decode())
         except UnicodeDecodeError as error:
-            raise _invalid(f"{name!r}={value!r} is not UTF-8") from error
+            raise _invalid(f"{shortened(repr(entry))} is not UTF-8") from error
     return variables
 
 
@@ -164,7 +164,7 @@ def parse_args(text: str) -> dict[str, str]:
     for part in text.split(";"):
         key, separator, value = part.partition("=")
         if part and not separator:
-            raise _invalid(f"CNI_ARGS {text!r} holds {part!r}, which is no KEY=VALUE")
+            raise _invalid(f"CNI_ARGS {shortened(repr(text))} holds {shortened(repr(part))}, which is no KEY=VALUE")
         if part:
             pairs[key] = value
     return pairs
@@ -176,24 +176,25 @@ def _command(name: str) -> Command:
     except ValueError:
         known = ", ".join(command.value for command in Command)
         raise _invalid(
-            f"CNI_COMMAND {name!r} is not one of {known}, VERSION", "other commands are not supported"
+            f"CNI_COMMAND {shortened(repr(name))} is not one of {known}, VERSION", "other commands are not supported"
         ) from None
 
 
 def _container_id(text: str) -> str:
     if IDENTIFIER.fullmatch(text) is None:
-        raise _invalid(
-            f"CNI_CONTAINERID {text!r} must be a letter or digit, followed by letters, digits, '_', '.' or '-'"
-        )
+        rule = "must be a letter or digit, followed by letters, digits, '_', '.' or '-'"
+        raise _invalid(f"CNI_CONTAINERID {shortened(repr(text))} {rule}")
     return text
 
 
 def _interface(name: str) -> str:
     """Check what the kernel checks (dev_valid_name in net/core/dev.c), to say which rule is broken."""
     if not name or len(name.encode()) > MAX_INTERFACE_BYTES:
-        raise _invalid(f"CNI_IFNAME {name!r} must have 1 to {MAX_INTERFACE_BYTES} bytes")
+        raise _invalid(f"CNI_IFNAME {shortened(repr(name))} must have 1 to {MAX_INTERFACE_BYTES} bytes")
     if name in {".", ".."} or any(character in "/:" or character.isspace() for character in name):
-        raise _invalid(f"CNI_IFNAME {name!r} must not be '.' or '..', nor contain '/', ':' or white space")
+        raise _invalid(
+            f"CNI_IFNAME {shortened(repr(name))} must not be '.' or '..', nor contain '/', ':' or white space"
+        )
     return name
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, NamedTuple
 
-from controller.cni.failures import CniFailure, ErrorCode
+from controller.cni.failures import CniFailure, ErrorCode, shown
 
 if TYPE_CHECKING:
     from controller.cni.network_configuration import Unchecked
@@ -47,6 +46,6 @@ def _attachment(entry: object) -> Attachment:
 def _invalid(value: object) -> CniFailure:
     return CniFailure(
         ErrorCode.INVALID_CONFIG,
-        f"{_KEY} has {json.dumps(value)} and must be a list of objects with containerID and ifname",
+        f"{_KEY} has {shown(value)} and must be a list of objects with containerID and ifname",
         "nothing was collected; the container runtime makes this list",
     )

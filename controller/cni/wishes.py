@@ -7,11 +7,10 @@ anybody being told, would be wrong.
 from __future__ import annotations
 
 import ipaddress
-import json
 import re
 from typing import TYPE_CHECKING
 
-from controller.cni.failures import CniFailure, ErrorCode
+from controller.cni.failures import CniFailure, ErrorCode, shown
 from controller.kernel.link_names import HOST_MAC
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def wanted_addresses(args: Mapping[str, str], fields: Unchecked) -> tuple[IPAddr
         if address is None:
             raise CniFailure(
                 ErrorCode.INVALID_ENVIRONMENT,
-                f"CNI_ARGS asks for the address {text!r}, which is none",
+                f"CNI_ARGS asks for the address {shown(text)}, which is none",
                 "write an IPv4 or IPv6 address, such as IP=10.244.0.7",
             )
         found[address] = None
@@ -46,7 +45,7 @@ def wanted_addresses(args: Mapping[str, str], fields: Unchecked) -> tuple[IPAddr
         if address is None:
             raise CniFailure(
                 ErrorCode.INVALID_CONFIG,
-                f"runtimeConfig.ips asks for {json.dumps(item)}, which is no address",
+                f"runtimeConfig.ips asks for {shown(item)}, which is no address",
                 'write a list of addresses, such as ["10.244.0.7"]',
             )
         found[address] = None
@@ -65,7 +64,7 @@ def wanted_mac(args: Mapping[str, str], fields: Unchecked) -> str | None:
     ):
         if not wish:
             continue
-        asked = f"{where} asks for the MAC address {json.dumps(wish)}"
+        asked = f"{where} asks for the MAC address {shown(wish)}"
         if not isinstance(wish, str) or _MAC.fullmatch(wish) is None:
             raise CniFailure(code, f"{asked}, which is none", "write six bytes, such as 02:00:5e:10:00:07")
         mac = wish.lower().replace("-", ":")
@@ -88,7 +87,7 @@ def _capability(fields: Unchecked, name: str) -> object:
 
 
 def _address(text: object) -> IPAddress | None:
-    try:
-        return ipaddress.ip_interface(text).ip if isinstance(text, str) else None
+    try:  # a zone ("%eth0") is a part of no workload's address
+        return ipaddress.ip_interface(text).ip if isinstance(text, str) and "%" not in text else None
     except ValueError:
         return None

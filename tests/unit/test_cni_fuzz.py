@@ -6,13 +6,14 @@ import array
 import asyncio
 import ipaddress
 import json
+import math
 import os
 import socket
 import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -32,7 +33,7 @@ from controller.ports import ABSENT, Put
 from controller.private_socket import bind
 from controller.store.memory import MemoryStore
 from ipam.pool import Pool
-from tests.mutations import EXAMPLES, FUZZ, mutated_bytes, mutated_json
+from tests.mutations import EXAMPLES, FUZZ, VALUES, mutated_bytes, mutated_json
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -46,6 +47,10 @@ LIMIT = 60
 VARIABLES = st.text(max_size=30) | st.sampled_from(
     ["", "ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION", "/", "IP=10.66.0.300", "MAC=ff:ff:ff:ff:ff:ff", ";;=;"]
 )
+#: What another plugin may have answered.
+PREVIOUS = st.dictionaries(
+    st.sampled_from(["dns", "ips", "x"]), VALUES | st.sampled_from([math.nan, -math.inf, {"a": math.inf}]), max_size=3
+)
 
 
 @st.composite
@@ -56,6 +61,8 @@ def requests(draw: st.DrawFn) -> tuple[bytes, bytes]:
     for name in draw(st.lists(st.sampled_from(sorted(variables)), max_size=2)):
         variables[name] = draw(VARIABLES)
     configuration = draw(mutated_json(call["configuration"])) if draw(st.integers(0, 3)) else call["configuration"]
+    if isinstance(configuration, dict) and not draw(st.integers(0, 3)):
+        configuration = {**configuration, "prevResult": draw(PREVIOUS)}
     environment = b"".join(f"{name}={value}".encode() + b"\0" for name, value in variables.items())
     return draw(mutated_bytes(environment)), draw(mutated_bytes(json.dumps(configuration).encode()))
 
@@ -124,6 +131,11 @@ class Agent:
         await self.assigner.close()
         await self.store.close()
 
+    def check_links(self) -> None:
+        """Check that every link has addresses, without which nobody would ever remove it, and the other way round."""
+        held = {holder.interface for holder in self.assigner.holders().values()}
+        assert set(self.kernel.index_of) == held
+
     async def exchange(self, content: bytes, descriptors: list[int]) -> bytes:
         """Send these bytes and no more, and return everything that comes back."""
         loop = asyncio.get_running_loop()
@@ -167,12 +179,24 @@ def namespace() -> Iterator[int]:
     os.close(descriptor)
 
 
+def strict_json(text: bytes) -> dict[str, Any]:
+    """Return what the text says as any program would read it, not only Python's."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    decoded = json.loads(text, parse_constant=refuse)
+    assert isinstance(decoded, dict)
+    return decoded
+
+
 def check(reply: Answer) -> None:
     """Check that an answer is one of the protocol, and tells of no defect."""
+    assert len(reply.output) <= protocol.MAX_OUTPUT_BYTES
     if reply.exit_status == 0:
-        assert not reply.output or json.loads(reply.output)["cniVersion"] in CNI_VERSIONS
+        assert not reply.output or strict_json(reply.output)["cniVersion"] in CNI_VERSIONS
         return
-    failure = json.loads(reply.output)
+    failure = strict_json(reply.output)
     assert reply.exit_status == 1
     assert set(failure) == {"cniVersion", "code", "msg", "details"}
     assert failure["cniVersion"] in CNI_VERSIONS
@@ -190,6 +214,7 @@ def test_a_mutated_call_is_answered(agent: Agent, namespace: int) -> None:
         environment, standard_input = request
         received = ReceivedRequest(namespace if opened else None, 0 if opened else 2, environment, standard_input)
         check(agent.runner.run(asyncio.wait_for(answer(received, agent.backend), LIMIT)))
+        agent.check_links()
 
     fuzz()
 
@@ -209,5 +234,6 @@ def test_mutated_bytes_on_the_socket_are_answered_or_dropped(agent: Agent, names
             status, length = protocol.decode_reply_header(head)
             assert length == len(output)
             check(Answer(status, output))
+        agent.check_links()
 
     fuzz()

@@ -65,6 +65,7 @@ WISHES = [
     ({"CNI_ARGS": "MAC=00-00-00-00-00-00"}, {}, ErrorCode.INVALID_ENVIRONMENT, "unicast"),
     ({"CNI_ARGS": "MAC=EE:EE:EE:EE:EE:EE"}, {}, ErrorCode.INVALID_ENVIRONMENT, "the host's end"),
     ({}, {"runtimeConfig": {"ips": ["10.88.7.50", "host-7"]}}, ErrorCode.INVALID_CONFIG, "host-7"),
+    ({"CNI_ARGS": "IP=fd00::5%eth0"}, {}, ErrorCode.INVALID_ENVIRONMENT, "fd00::5%eth0"),
     ({}, {"runtimeConfig": {"ips": {"a": 1}}}, ErrorCode.INVALID_CONFIG, "runtimeConfig.ips"),
     ({}, {"runtimeConfig": {"mac": "02:00:00:00:00:zz"}}, ErrorCode.INVALID_CONFIG, "02:00:00:00:00:zz"),
     ({}, {"runtimeConfig": {"mac": 7}}, ErrorCode.INVALID_CONFIG, "runtimeConfig.mac"),
@@ -239,10 +240,43 @@ def test_names_the_kernel_takes_are_taken(name: str) -> None:
     assert parse_request({**ENVIRONMENT, "CNI_IFNAME": name}, CONFIG).interface == name
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b"\xff{}", b"{}x", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(b"", b"{", b"[]", b"null", b"\xff{}", b"{}x", b"[" * 100_000),
+        *(b'{"a": NaN}', b'{"a": [-Infinity]}', b'{"a": 1e999}', b'{"a": -1e400}'),
+        b'{"a":' * 65 + b"1" + b"}" * 65,
+        b'{"a":' + b"[" * 900 + b"]" * 900 + b"}",
+    ],
+)
 def test_input_that_is_no_json_object_is_code_6(text: bytes) -> None:
     """Whatever it is, it is refused in words."""
     assert failure(lambda: decode_object(text))[0] is ErrorCode.DECODE_FAILURE
+
+
+def test_json_may_be_large_and_a_little_deep() -> None:
+    """A garbage collection lists every container, and a number may have a fraction."""
+    text = json.dumps({"many": [{"a": 1.5}] * 1000, "deep": json.loads("[" * 60 + "]" * 60)})
+    assert decode_object(text.encode())["many"] == [{"a": 1.5}] * 1000
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda long: parse_config({**CONFIG, "name": long + "/"}),
+        lambda long: parse_config({**CONFIG, "cniVersion": [long]}),
+        lambda long: parse_request({**ENVIRONMENT, "CNI_ARGS": long}, CONFIG),
+        lambda long: parse_request({**ENVIRONMENT, "CNI_ARGS": f"IP={long}"}, CONFIG),
+        lambda long: parse_request(ENVIRONMENT, {**CONFIG, "prevResult": long}),
+        lambda long: parse_request(ENVIRONMENT, {**CONFIG, "runtimeConfig": {"mac": long}}),
+        lambda long: collect(**{"cni.dev/valid-attachments": long}),
+    ],
+)
+def test_a_long_value_is_shown_in_part(call: Callable[[str], object]) -> None:
+    """What is told of a request is not longer than the request."""
+    message = failure(lambda: call("\1a" * 500_000))[1]
+    assert len(message) < 1000
+    assert "characters more" in message
 
 
 @pytest.mark.parametrize("version", [None, "", "0.2.0", "0.3.0", "2.0.0", 1.0, ["1.0.0"]])

@@ -323,6 +323,29 @@ async def test_a_defect_is_told_and_logged_with_its_traceback(
     assert [record.exc_info is not None for record in caplog.records if record.levelno == logging.ERROR] == [True]
 
 
+async def test_an_answer_that_would_be_too_large_is_refused_before_anything_is_done(
+    path: Path, backend: FakeBackend, file: BinaryIO
+) -> None:
+    """What other plugins answered is longer when it is written again; nobody would learn of what was attached."""
+    configuration = '{"cniVersion":"1.0.0","name":"net","prevResult":{"dns":{"domain":"%s"}}}'
+    async with served(path, backend):
+        for text, fits in (("ö" * 150_000, True), ("ö" * 170_000, False), ("a" * 200_000, True)):
+            config = (configuration % text).encode()
+            caller = await call(path, environment(), [file.fileno()], config=config)
+            status, output = await caller.answer()
+            assert (status == 0, json.loads(output).get("code", 0)) == (fits, 0 if fits else 7)
+    assert len(backend.inodes) == 2
+
+
+def test_an_answer_that_is_too_large_is_replaced() -> None:
+    """The plugin's program takes no larger one, and would call the agent a stranger."""
+    reply = protocol.encode_reply(0, b"x" * (protocol.MAX_OUTPUT_BYTES + 1))
+    status, length = protocol.decode_reply_header(reply[: protocol.REPLY_HEADER.size])
+    failure = json.loads(reply[protocol.REPLY_HEADER.size :])
+    assert (status, length) == (1, len(reply) - protocol.REPLY_HEADER.size)
+    assert (failure["code"], f"{protocol.MAX_OUTPUT_BYTES + 1} bytes" in failure["msg"]) == (999, True)
+
+
 async def test_input_that_is_no_json_is_code_6(path: Path, backend: FakeBackend) -> None:
     """The caller hears from the parser."""
     async with served(path, backend):
