@@ -63,6 +63,7 @@ class PolicyContext:
     pools: PrefixSet
     own_blocks: PrefixSet
     own_prefixes: frozenset[IPNetwork]
+    own_numbers_by_length: Mapping[tuple[int, int], frozenset[int]]
     own_addresses: frozenset[IPAddress]
     next_hops: frozenset[IPAddress]
     subnets: tuple[IPNetwork, ...] = ()
@@ -72,6 +73,10 @@ class PolicyContext:
     local_as_by_peer: Mapping[IPAddress, int] = field(default_factory=dict)
     #: The pools of each block length.
     pools_by_block_length: tuple[tuple[int, PrefixSet], ...] = ()
+
+    def own_numbers(self, version: int, length: int) -> frozenset[int]:
+        """Return the addresses of the own prefixes of that length."""
+        return self.own_numbers_by_length.get((version, length), frozenset())
 
     def blocks_cut(self, version: int, length: int) -> Heads:
         """Return the pools in which a prefix of that length is a part of a block, by the block length of the pool."""
@@ -104,11 +109,13 @@ def policy_context(
     """
     blocks, ranges, hosts = frozenset(own_blocks), tuple(pools), tuple(subnets)
     lengths = block_length_of or {}
+    own_prefixes = blocks | frozenset(held)
     return PolicyContext(
         local_as=local_as,
         pools=PrefixSet(ranges),
         own_blocks=PrefixSet(blocks),
-        own_prefixes=blocks | frozenset(held),
+        own_prefixes=own_prefixes,
+        own_numbers_by_length=_numbers_by_length(own_prefixes),
         own_addresses=frozenset(own_addresses),
         next_hops=frozenset(next_hops),
         subnets=hosts,
@@ -124,6 +131,14 @@ def policy_context(
     )
 
 
+def _numbers_by_length(prefixes: Iterable[IPNetwork]) -> dict[tuple[int, int], frozenset[int]]:
+    """Return the prefixes' addresses as numbers, by IP version and length."""
+    numbers: dict[tuple[int, int], set[int]] = {}
+    for prefix in prefixes:
+        numbers.setdefault((prefix.version, prefix.prefixlen), set()).add(int(prefix.network_address))
+    return {key: frozenset(found) for key, found in numbers.items()}
+
+
 def rejections(routes: Iterable[LearnedRoute], context: PolicyContext) -> Iterator[Rejection | None]:  # noqa: PLR0912 - one rule, one branch
     """Yield None for each route that may be used, otherwise the first rule it breaks.
 
@@ -136,21 +151,29 @@ def rejections(routes: Iterable[LearnedRoute], context: PolicyContext) -> Iterat
     """
     # What a route shares with the one before, as most do, is judged once: routes that came together share objects.
     hop_before = peer_before = path_before = None
-    version_before = length_before = -1
+    mask_before: IPAddress | None = None
     own_prefixes, subnets_in_pools = context.own_prefixes, context.subnets_in_pools
     for prefix, next_hop, peer, as_path, _, _, _, communities, _, _ in routes:
-        if next_hop is not hop_before or peer is not peer_before or as_path is not path_before:
+        hop_changed = next_hop is not hop_before or peer is not peer_before or as_path is not path_before
+        if hop_changed:
             hop_before, peer_before, path_before = next_hop, peer, as_path
             rules = context.rules_by_peer.get(peer)
             loops = context.local_as in as_path or context.local_as_by_peer.get(peer) in as_path
             hop_rejection = _check_next_hop(next_hop, peer, context)
-        version, length = prefix.version, prefix.prefixlen
-        if version != version_before or length != length_before:
-            version_before, length_before = version, length
+        if hop_changed or prefix.netmask is not mask_before:
+            mask_before = prefix.netmask
+            version, length = prefix.version, prefix.prefixlen
             pools, own_blocks = context.pools.around(version, length), context.own_blocks.around(version, length)
             cut_blocks = context.blocks_cut(version, length)
             is_single = length == prefix.max_prefixlen
+            may_be_part = not is_single and (cut_blocks or context.own_blocks.around(version, length - 1))
+            # Nearly always only the pools and the own prefixes can speak against a route.
+            asks_all = rules or loops or hop_rejection or may_be_part or subnets_in_pools or next_hop.version != version
+            own_numbers = context.own_numbers(version, length)
         address = int(prefix.network_address)
+        if length and not asks_all and address not in own_numbers and is_inside(address, pools):
+            yield None
+            continue
         action = verdict(rules, prefix, communities) if rules else None
         subnets = subnets_in_pools if action is None else context.subnets
         if action is Action.REJECT:
