@@ -159,7 +159,8 @@ class Settings(BaseSettings):
         default="info", description="least severity that is logged: debug, info, warning or error"
     )
     log_format: Literal["text", "json"] = Field(
-        default="text", description="how a line of the log is written: text (fields as name=value) or json"
+        default="text",
+        description="how a line of the log is written, by tortie-bgp too: text (fields as name=value) or json",
     )
 
     @classmethod

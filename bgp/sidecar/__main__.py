@@ -10,15 +10,16 @@ import sys
 from pathlib import Path
 
 from bgp.sidecar.channel import ChannelStuck
+from bgp.sidecar.logs import form_of_settings, log_to_stderr
 from bgp.sidecar.process import Sidecar
-from bgp.sidecar.settings import DEFAULT_SOCKET, DEFAULT_STATE, SOCKET_VARIABLE, STATE_VARIABLE, log_to_stderr
+from bgp.sidecar.settings import DEFAULT_SOCKET, DEFAULT_STATE, SOCKET_VARIABLE, STATE_VARIABLE
 
 log = logging.getLogger(__name__)
 
 
 def main() -> int:
     """Run until ExaBGP goes away; 0 then, 1 if ExaBGP stopped answering (it starts this process again)."""
-    log_to_stderr()
+    log_to_stderr(form_of_settings())
     state_directory = Path(os.environ.get(STATE_VARIABLE, DEFAULT_STATE))
     socket_path = Path(os.environ.get(SOCKET_VARIABLE, DEFAULT_SOCKET))
     # Only commands may reach ExaBGP: whatever else is printed goes to standard error.

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import pwd
 import shutil
 import socket
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bgp import wire
 from bgp.sidecar import speaker
 from bgp.sidecar.files import ConfigurationRefused, configuration_path, desired_path, write_initial_configuration
+from bgp.sidecar.logs import FORM_VARIABLE, FORMS, form_of_settings, log_to_stderr
 from bgp.sidecar.settings import DEFAULT_SOCKET, DEFAULT_STATE, SOCKET_VARIABLE, STATE_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+log = logging.getLogger("bgp.sidecar.launcher")
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the BGP speaker until SIGTERM; the exit status is ExaBGP's (0 after SIGTERM)."""
     options = _parser().parse_args(arguments)
+    # Not all loggers: ExaBGP's, in this process later on, have a stream of their own.
+    log_to_stderr(options.log_format, "bgp")
     # ExaBGP changes its directory to /.
     state_directory, socket_path = options.state_dir.absolute(), options.socket.absolute()
     state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -30,16 +35,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         write_initial_configuration(state_directory)
     except (wire.MalformedMessage, ConfigurationRefused) as error:
-        sys.stderr.write(f"tortie-bgp: starting without peers until an agent comes: {error}\n")
+        log.warning("starting without peers until an agent comes", extra={"reason": str(error)})
     if options.user is not None:
         _give(options.user, state_directory, socket_path.parent)
     os.environ[SOCKET_VARIABLE] = str(socket_path)
     os.environ[STATE_VARIABLE] = str(state_directory)
+    os.environ[FORM_VARIABLE] = options.log_format
     speaker.run(
         configuration_path(state_directory),
         listen=options.listen or _every_address(),
         port=options.port,
         user=options.user or pwd.getpwuid(os.getuid()).pw_name,
+        log_format=options.log_format,
     )
 
 
@@ -65,6 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--port", type=int, default=179, help="the TCP port to accept sessions on (default 179)")
     parser.add_argument("--user", help="the user to run as once the port is open (default: the current one)")
+    parser.add_argument(
+        "--log-format",
+        choices=FORMS,
+        default=form_of_settings(),
+        help=f"how a line of the log is written (${FORM_VARIABLE}, default the agent's setting log_format)",
+    )
     return parser
 
 

@@ -19,7 +19,7 @@ _REACTOR_SPEED: Final = "10.0"
 _ROUTES_AT_ONCE: Final = "10000000"
 
 
-def run(configuration: Path, *, listen: Iterable[str], port: int, user: str) -> None:
+def run(configuration: Path, *, listen: Iterable[str], port: int, user: str, log_format: str) -> None:
     """Become ExaBGP with this configuration; ends with SystemExit."""
     settings_file = configuration.with_name("exabgp.env")
     settings_file.touch()
@@ -44,19 +44,20 @@ def run(configuration: Path, *, listen: Iterable[str], port: int, user: str) -> 
     )
     os.environ.setdefault("exabgp_log_level", "WARNING")
     sys.argv = ["exabgp", "server", str(configuration)]
-    _start()
+    _start(log_format)
 
 
-def _start() -> None:
+def _start(log_format: str) -> None:
     # ExaBGP reads its settings from the environment when it is imported.
     from exabgp.application.main import main  # noqa: PLC0415 - see above
     from exabgp.reactor.asynchronous import ASYNC  # noqa: PLC0415 - see above
 
-    from bgp.sidecar import bounds, haste, repairs, rows  # noqa: PLC0415 - they import ExaBGP
+    from bgp.sidecar import bounds, haste, logs, repairs, rows  # noqa: PLC0415 - they import ExaBGP
 
     ASYNC.LIMIT = _CHANGES_A_ROUND
     repairs.apply()
     bounds.apply()
     haste.apply()
     rows.apply()
+    logs.let_exabgp_write(log_format)
     sys.exit(main())

@@ -146,7 +146,8 @@ def check_agent(documents: Documents) -> None:
     assert written["mtu_bytes"] == 1450
     assert written["log_level"] == "debug"
     assert written["ipv4_address"] == "interface=eth1"
-    assert written["store_timeout_seconds"] == 2.5
+    assert (written["store_timeout_seconds"], written["log_format"]) == (2.5, "json")
+    assert "--log-format=json" in container(documents, "bgp")["command"]
 
 
 def check_cni(documents: Documents) -> None:
@@ -284,7 +285,7 @@ CASES: Final = [
                 "ipv4Address": "interface=eth1",
                 "mtuBytes": 1450,
                 "labels": {"rack": "a", "example.com/zone": "north"},
-                "settings": {"store_timeout_seconds": 2.5},
+                "settings": {"store_timeout_seconds": 2.5, "log_format": "json"},
             }
         },
         check_agent,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import ipaddress
+import json
 import os
 import signal
 from pathlib import Path
@@ -12,8 +13,11 @@ from typing import TYPE_CHECKING
 
 from bgp.advertisement import announcements
 from bgp.events import RoutesChanged, SessionDown, SessionState, SpeakerSnapshot
+from bgp.sidecar.files import desired_path
 
 if TYPE_CHECKING:
+    import pytest
+
     from bgp.route import Announcement
     from tests.interop.conftest import Agent, Host, Network
 
@@ -49,6 +53,25 @@ async def test_blocks_announced_are_learned_with_their_next_hops(network: Networ
     assert learned == {"10.20.0.0/26": "10.7.0.1", "fd20::/122": "fd07::1"}
     await one.want(network.peers(one.host, two.host), blocks(one.host, "10.20.5.0/26"))
     await two.until(lambda: two.learned() == {"10.20.5.0/26"}, "aware of the change")
+
+
+async def test_with_json_every_line_of_the_log_is_an_object(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launcher, sidecar and ExaBGP, from a start with a state that cannot be read to the end."""
+    host = network.host()
+    settings = host.directory / "tortie.toml"
+    settings.write_text('log_format = "json"\n')
+    monkeypatch.setenv("TORTIE_CONFIG", str(settings))
+    monkeypatch.setenv("exabgp_log_level", "INFO")
+    host.state.mkdir()
+    desired_path(host.state).write_text("what no agent wrote")
+    host.start()
+    agent = network.agent(host)
+    await agent.until(lambda: "SpeakerSnapshot" in agent.kinds(), "connected")
+    assert host.stop() == 0
+    entries = [json.loads(line) for line in host.log().splitlines()]
+    loggers = {entry["logger"] for entry in entries}
+    assert {"bgp.sidecar.launcher", "bgp.sidecar.process", "exabgp.reactor"} <= loggers
+    assert all({"time", "severity", "message"} <= set(entry) for entry in entries)
 
 
 async def test_a_killed_sidecar_costs_no_session_and_no_route(network: Network) -> None:
