@@ -12,6 +12,7 @@ import uuid
 from asyncio import sleep
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from controller.datamodel import keys
 from controller.errors import ConflictError
 from controller.ports import ABSENT, Put
 
@@ -34,6 +35,11 @@ async def revision(store: Store, key: str) -> Version:
 def next_revision(key: str, expected: Version) -> Put:
     """Return the write of a revision; Consul gives a value written twice no new version, so it is unique."""
     return Put(key, json.dumps({"revision": uuid.uuid4().hex}).encode(), expected)
+
+
+def new_anchor() -> Put:
+    """Return the write of the cluster's anchor; no other contents of a store will ever have one of this value."""
+    return Put(keys.CLUSTER_ANCHOR, json.dumps({"contents": uuid.uuid4().hex}).encode(), ABSENT)
 
 
 async def with_retries(attempt: Callable[[], Awaitable[T]]) -> T:

@@ -11,12 +11,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from bgp.peering import Filter, PeerDefinition
-from controller.cli.guarding import next_revision, revision, with_retries
+from controller.cli.guarding import new_anchor, next_revision, revision, with_retries
 from controller.cli.peers import filter_checks
 from controller.cli.planning import planned
 from controller.cli.stored import key_of, record_of
 from controller.datamodel import keys
-from controller.ports import ABSENT, MAX_OPERATIONS, MAX_VALUE_BYTES, Put
+from controller.ports import MAX_OPERATIONS, MAX_VALUE_BYTES
 from ipam.pool import Pool
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from controller.cli.planning import Change, Mode
     from controller.cli.wishes import Wish
-    from controller.ports import Entry, Operation, Store, Version
+    from controller.ports import Entry, Operation, Put, Store, Version
 
 #: The revision that is written with every record below a prefix.
 _REVISION_OF: Final = {keys.POOLS: keys.POOLS_REVISION, keys.PEERS: keys.PEERS_REVISION}
@@ -121,7 +121,7 @@ def _operations(
     peers = [resource for resource in resources if isinstance(resource, PeerDefinition)]
     revised = [prefix for prefix in expected if any(key.startswith(prefix) for key in written)]
     revisions = [next_revision(_REVISION_OF[prefix], expected[prefix]) for prefix in revised]
-    anchor = [] if keys.CLUSTER_ANCHOR in entries else [Put(keys.CLUSTER_ANCHOR, b"{}", ABSENT)]
+    anchor = [] if keys.CLUSTER_ANCHOR in entries else [new_anchor()]
     return [*puts, *filter_checks(peers, entries, written), *anchor, *revisions]
 
 

@@ -1,6 +1,6 @@
 """Every key in the store, version 1.
 
-    tortie/v1/cluster/anchor                  written with the first resource and never deleted: there are contents
+    tortie/v1/cluster/anchor                  names these contents; written once, with the first resource
     tortie/v1/cluster/pools/NAME              a pool
     tortie/v1/cluster/pools-revision          written with every pool, so that no two pools can overlap
     tortie/v1/cluster/nodes/NAME              a node, written by its agent

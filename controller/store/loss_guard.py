@@ -1,10 +1,11 @@
 """A store that lost its contents counts as away, not as empty.
 
 A server that comes back with a wiped disk answers that no node, pool or block exists. Taken at its word, every host
-would remove the routes of containers that run. The cluster's anchor is written with the first resource and never
-deleted: where it was seen and is not any more, nothing that the store says can be believed, until its contents are
-restored. No agent writes it: one that starts with the emptied store would make all others believe it, and a node's
-token that may write it may delete it, which stops them all.
+would remove the routes of containers that run. The cluster's anchor is written with the first resource, once, and has a
+value that is these contents' own: where it was seen, and is gone or another one, nothing that the store says can be
+believed until its contents are restored. So resources that an operator, or what applies them every hour, writes into
+the emptied store convince nobody. No agent writes it, for a node's token that may write it may delete it, which would
+stop all the others.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ class LossGuard:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._seen = False
+        self._seen: bytes | None = None
 
     async def get(self, wanted: Collection[str]) -> dict[str, Entry]:
         """Do as `Store.get`; raises `StoreUnavailable` after a loss too."""
         found = await self._store.get({*wanted, keys.CLUSTER_ANCHOR})
-        self._check(is_there=keys.CLUSTER_ANCHOR in found)
+        self._check(found.get(keys.CLUSTER_ANCHOR))
         return {key: entry for key, entry in found.items() if key in wanted}
 
     async def list(self, prefix: str) -> dict[str, Entry]:
@@ -88,7 +89,8 @@ class LossGuard:
             return str(error)
         return None
 
-    def _check(self, *, is_there: bool) -> None:
-        if self._seen and not is_there:
+    def _check(self, anchor: Entry | None) -> None:
+        value = None if anchor is None else anchor.value
+        if self._seen not in (None, value):
             raise StoreUnavailable(LOST)
-        self._seen = self._seen or is_there
+        self._seen = value

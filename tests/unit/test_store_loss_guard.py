@@ -103,3 +103,19 @@ async def test_an_agent_that_starts_after_a_loss_convinces_nobody(store: MemoryS
     assert await register(after, NODE_ONE)
     with pytest.raises(StoreUnavailable, match="lost its contents"):
         await before.get([NODE])
+
+
+async def test_resources_that_are_applied_after_a_loss_convince_nobody() -> None:
+    """Whoever applies them every hour does not know of it; the contents that come back do, and so does a new start."""
+    store = MemoryStore()
+    await write_resources(store, [Wish(POOL, "here")], Mode.CREATE)
+    guard, contents = LossGuard(store), await store.list("")
+    assert await guard.list(keys.POOLS)
+    await wipe(store)
+    await write_resources(store, [Wish(POOL, "here")], Mode.APPLY)
+    with pytest.raises(StoreUnavailable, match="lost its contents"):
+        await guard.list(keys.POOLS)
+    assert await LossGuard(store).list(keys.POOLS)
+    await store.commit([Put(key, entry.value, None) for key, entry in contents.items()])
+    assert await guard.list(keys.POOLS)
+    await store.close()
