@@ -121,10 +121,11 @@ class ConsulServer:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file with one worker, and all of packaging, which share trees."""
+    """Keep the tests of a file with one worker, and those of packaging and of Docker, which share trees and hosts."""
     for item in items:
         directory = item.path.parent
-        item.add_marker(pytest.mark.xdist_group(str(directory if directory.name == "packaging" else item.path)))
+        together = directory.name == "packaging" or (directory.parent.name, directory.name) == ("e2e", "docker")
+        item.add_marker(pytest.mark.xdist_group(str(directory if together else item.path)))
 
 
 @pytest.hookimpl(trylast=True)

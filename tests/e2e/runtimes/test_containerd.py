@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,15 @@ class Containerd:
     def run(self, name: str, *options: str, port: int = 80) -> None:
         """Have it run a container that answers with its own name; nobody waits for its end."""
         self.host.run(*self._command(name, "--detach", *options, port=port))
+
+    def run_beside(self, name: str) -> None:
+        """Have it run such a container behind the bridge beside ours: its client takes the first network it finds."""
+        found = self.host.directory / "beside"
+        found.mkdir(exist_ok=True)
+        shutil.copy(self.host.directory / "etc/cni/net.d/20-beside.conflist", found)
+        alone = f'mount --bind {found} /etc/cni/net.d && exec "$@"'
+        apart = ("unshare", "--mount", "--propagation", "private", "sh", "-c", alone, "sh")
+        self.host.run(*apart, *self._command(name, "--detach", "--cni"))
 
     def attend(self, name: str) -> subprocess.Popen[bytes]:
         """Have it run such a container with a client that stays, and that removes network and container at its end."""
@@ -184,6 +194,28 @@ def test_containers_outlive_a_killed_containerd(hosts: Hosts, containerds: tuple
     for url in first.urls("attended"):
         hosts.reached(url, "attended")
     assert len(hosts.first.links()) == len(before["links"]) + 1
+
+
+def test_containers_of_a_bridge_and_routed_ones_live_on_one_host(
+    hosts: Hosts, containerds: tuple[Containerd, Containerd]
+) -> None:
+    """They reach each other there, and the bridge's reach ours elsewhere; by its own address only ours is reached."""
+    first, second = containerds
+    first.run_beside("bridged")
+    first.run("routed", "--cni")
+    second.run("far", "--cni")
+    [bridged] = first.urls("bridged")
+    routed, far = first.urls("routed")[0], second.urls("far")[0]
+    assert bridged.startswith("http://10.99.0.")
+    hosts.reached(routed, "routed")
+    assert fetch(hosts.lab, "h3", bridged) is None
+    for name, url, text in (
+        ("routed", bridged, "bridged"),
+        ("bridged", routed, "routed"),
+        ("bridged", far, "far"),
+        ("routed", far, "far"),
+    ):
+        assert first.inside(name, "timeout", "2", "wget", "-q", "-O-", url) == text
 
 
 def test_containers_without_the_network(hosts: Hosts, containerds: tuple[Containerd, Containerd]) -> None:

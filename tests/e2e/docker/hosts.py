@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from controller.lab.lab import Lab
 
 _DEADLINE_SECONDS = 60.0
-_APPLETS = ("sh", "timeout", "httpd", "wget", "ip")
+_APPLETS = ("sh", "timeout", "httpd", "wget", "ip", "sleep")
 
 
 def _image() -> bytes:
@@ -50,6 +50,7 @@ class DockerHost:
         self._run = self.directory / "run"
         self._run.mkdir()
         self._daemon: subprocess.Popen[bytes] | None = None
+        self._mounts: subprocess.Popen[bytes] | None = None
         self.agent: subprocess.Popen[bytes] | None = None
 
     @property
@@ -76,23 +77,33 @@ class DockerHost:
             self.agent.wait(timeout=_DEADLINE_SECONDS)
             self.agent = None
 
-    def start_dockerd(self) -> None:
+    def start_dockerd(self, *options: str) -> None:
         """Start dockerd and wait until it answers; it finds forwarding off, as on a host that was just installed."""
         if not (self.directory / "data").exists():
             self.lab.run(self.name, ["sysctl", "-qw", "net.ipv4.ip_forward=0"])
-        private = (
-            f"mount --bind {self._run} /run && mkdir -p /run/docker && exec dockerd --data-root {self.directory}/data "
-            f"--exec-root {self.directory}/exec --pidfile {self.directory}/docker.pid --host {self._address} "
-            f"--bridge none --storage-driver vfs --shutdown-timeout 5"
+        daemon = (
+            f"dockerd --data-root {self.directory}/data --exec-root {self.directory}/exec --pidfile "
+            f"{self.directory}/docker.pid --host {self._address} --storage-driver vfs --shutdown-timeout 5"
         )
-        command, settings = self.lab.command(self.name, ["unshare", "--mount", "--propagation", "private"])
+        enter = ["nsenter", f"--mount=/proc/{self._mounts_holder()}/ns/mnt"]
+        command, settings = self.lab.command(self.name, [*enter, *daemon.split(), *options])
         with (self.directory / "dockerd.log").open("ab") as log:
-            self._daemon = subprocess.Popen(
-                [*command, "sh", "-c", private], env=settings, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+            self._daemon = subprocess.Popen(command, env=settings, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self._wait(lambda: self._docker("version").returncode == 0, "dockerd answers")
         if "busybox" not in self.docker("images"):
             self._docker("import", "-", "busybox", text=_image())
+
+    def _mounts_holder(self) -> int:
+        """Return the process that keeps this host's mounts from one dockerd to the next: its containers' namespaces."""
+        if self._mounts is None:
+            private = f"mount --bind {self._run} /run && mkdir -p /run/docker && echo ready && exec sleep infinity"
+            self._mounts = subprocess.Popen(
+                ["unshare", "--mount", "--propagation", "private", "sh", "-c", private], stdout=subprocess.PIPE
+            )
+            assert self._mounts.stdout is not None
+            with self._mounts.stdout as said:
+                assert said.readline() == b"ready\n"
+        return self._mounts.pid
 
     def kill_dockerd(self) -> None:
         """Kill dockerd, and with it containerd: the containers go on."""
@@ -110,6 +121,11 @@ class DockerHost:
         done = self._docker(*arguments)
         assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.stderr.decode()}\n{self.logs()}"
         return done.stdout.decode().strip()
+
+    def attempt(self, *arguments: str) -> str | None:
+        """Return what a docker command printed, None if it failed."""
+        done = self._docker(*arguments)
+        return done.stdout.decode().strip() if done.returncode == 0 else None
 
     def refused(self, *arguments: str) -> str:
         """Return the errors of a docker command that fails."""
@@ -139,6 +155,9 @@ class DockerHost:
                     os.kill(process, signal.SIGKILL)
             except (ProcessLookupError, FileNotFoundError):
                 continue
+        if self._mounts is not None:
+            self._mounts.kill()
+            self._mounts.wait(timeout=_DEADLINE_SECONDS)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     @property
