@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from controller.docker.filtering import Filtering
 from controller.docker.join_answer import join_answer
-from controller.docker.ports import occupied, publish
+from controller.docker.ports import check_reachable, occupied, publish
 from controller.docker.requests import parse_bindings, parse_endpoint, parse_network
 from controller.docker.sources import shared_sources
 from controller.docker.values import REQUESTED, Endpoint, endpoint_mac, link_name
@@ -166,6 +166,7 @@ class NetworkDriver:
             others = {
                 each.endpoint_id: each.published for each in self._state.endpoints.values() if each is not endpoint
             }
+            check_reachable(bindings, endpoint.addresses)
             had = frozenset(endpoint.published)
             published = publish(bindings, others, lambda wanted: None if wanted in had else occupied(wanted))
             await self._publish(endpoint, replace(endpoint, published=published))

@@ -10,7 +10,7 @@ from controller.docker.values import Protocol, Published
 from controller.errors import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from controller.docker.values import Binding
     from ipam.address import IPAddress
@@ -18,6 +18,24 @@ if TYPE_CHECKING:
 #: Where a port is looked for when none is asked for: the dynamic ports (RFC 6335, section 6).
 _DYNAMIC_PORTS: Final = (49152, 65535)
 _TYPES: Final = {Protocol.TCP: socket.SOCK_STREAM, Protocol.UDP: socket.SOCK_DGRAM}
+
+
+def check_reachable(bindings: Iterable[Binding], addresses: Collection[IPAddress]) -> None:
+    """Raise `RefusedError` for a binding by which nobody would reach a container with these addresses."""
+    versions = {address.version for address in addresses}
+    for binding in bindings:
+        wanted = binding.host_address
+        what = f"port {binding.port}/{binding.protocol.name.lower()} cannot be published at {wanted}"
+        if wanted is not None and wanted.is_loopback:
+            raise RefusedError(
+                f"{what}, a loopback address, to which no container can answer; leave the address out or name another "
+                f"one of the host's, or have the host's processes call the container at its own address"
+            )
+        if wanted is not None and wanted.version not in versions:
+            raise RefusedError(
+                f"{what}, because the container has no IPv{wanted.version} address; leave the address out, or give "
+                f"the container a network with a pool of IPv{wanted.version}"
+            )
 
 
 def publish(

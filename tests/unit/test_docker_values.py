@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from controller.docker.ports import occupied, publish
+from controller.docker.ports import check_reachable, occupied, publish
 from controller.docker.ruleset import ruleset
 from controller.docker.state import DriverState
 from controller.docker.values import MAX_NETWORKS, Binding, Endpoint, Network, Protocol, Published, endpoint_of_handle
@@ -78,6 +78,29 @@ def test_a_port_that_somebody_has_is_refused_by_name() -> None:
     """The message names port and holder."""
     with pytest.raises(RefusedError, match=r"8080/tcp.*endpoint e1 has it"):
         publish([Binding(Protocol.TCP, 80, None, 8080, 8080)], {"e1": [WEB]}, free)
+
+
+@pytest.mark.parametrize("host", [None, "0.0.0.0", "192.0.2.1"])
+def test_a_port_can_be_published_where_the_container_is_reached(host: str | None) -> None:
+    """At all of the host's addresses or at one."""
+    check_reachable(
+        [Binding(Protocol.TCP, 80, None if host is None else ipaddress.ip_address(host), 80, 80)], ADDRESSES
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ("127.0.0.1", "80/tcp cannot be published at 127.0.0.1, a loopback address"),
+        ("::1", "::1, a loopback address"),
+        ("::", "the container has no IPv6 address"),
+        ("2001:db8::1", "a network with a pool of IPv6"),
+    ],
+)
+def test_a_port_that_would_be_reached_by_nobody_is_refused(host: str, words: str) -> None:
+    """The message names the address and the way out."""
+    with pytest.raises(RefusedError, match=words):
+        check_reachable([Binding(Protocol.TCP, 80, ipaddress.ip_address(host), 8080, 8080)], ADDRESSES[:1])
 
 
 def test_a_port_of_a_process_is_occupied() -> None:

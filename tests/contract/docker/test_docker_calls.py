@@ -280,6 +280,19 @@ async def test_a_port_has_one_container(node: Node) -> None:
     assert node.kernel.ruleset.count("18080") == 2  # from elsewhere, and from the host itself
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::"])
+async def test_a_port_that_would_be_reached_by_nobody_is_refused(node: Node, host: str) -> None:
+    """Nothing of the call is published, and what was before still is."""
+    pool_id = await create_network(node)
+    await create_endpoint(node, pool_id)
+    publish = "/NetworkDriver.ProgramExternalConnectivity"
+    await node.ask(publish, EndpointID=ENDPOINT, Options=web_port(18084))
+    options: dict[str, Any] = web_port(18084)
+    options["com.docker.network.portmap"] += [{"Proto": 6, "Port": 81, "HostIP": host, "HostPort": 18085}]
+    assert f"cannot be published at {host}" in await node.refused(publish, EndpointID=ENDPOINT, Options=options)
+    assert [each["host_port"] for each in node.state()["endpoints"][0]["published"]] == [18084]
+
+
 async def test_the_filter_is_told_of_ports_of_udp(node: Node) -> None:
     """It has to forget who sent to them before; those of TCP are of no account, and none is left in the end."""
     pool_id = await create_network(node)

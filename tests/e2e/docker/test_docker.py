@@ -71,7 +71,10 @@ def test_a_published_port_is_reached_from_a_third_host(
         assert fetched(lab, "h1", url)
         assert fetched(lab, "h2w1", url)
         assert fetched_inside(one, "web", url)
-    assert "8080" in one.refused("run", "-d", "--net", "routed", "-p", "8080:80", "busybox", *SERVE)
+    run = ("run", "-d", "--net", "routed", "-p")
+    assert "8080" in one.refused(*run, "8080:80", "busybox", *SERVE)
+    for host in ("127.0.0.1", "[::]"):
+        assert "cannot be published at" in one.refused(*run, f"{host}:8084:80", "busybox", *SERVE)
     one.docker("stop", "-t", "0", "web")
     assert not any(fetched(lab, "h3", url) for url in urls)
     one.docker("start", "web")
