@@ -119,6 +119,10 @@ class Fields:
             raise self._wrong(name, value, "an object")
         return Fields(value, f"{self._where}{name}.")
 
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all members."""
+        return tuple(self._members)
+
     def each(self, name: str) -> list[Fields]:
         """Return the objects of a list, none if it is absent."""
         value = self._members.get(name)
@@ -201,6 +205,11 @@ def parse_network(fields: Fields, gateway_number: int) -> Network:
             raise RefusedError(
                 f"the addresses come from another IPAM driver (address space {each.text('AddressSpace')!r}); "
                 f"create the network with --ipam-driver tortie"
+            )
+        if spared := each.inside("AuxAddresses").names():
+            raise RefusedError(
+                f"--aux-address {', '.join(spared)} is not served: pools are the cluster's, and dockerd cannot spare "
+                f"addresses of one; leave it out, and have them spared with a Reservation (`tortiectl apply`)"
             )
         cidr = each.network("Pool")
         if cidr is not None:

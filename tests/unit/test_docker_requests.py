@@ -96,6 +96,20 @@ def test_a_network_has_pools_an_mtu_and_may_be_internal() -> None:
         parse_network(fields(NetworkID=NETWORK, IPv4Data=data, Options=options), 3)
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_addresses_to_be_spared_are_refused(version: int) -> None:
+    """They would be given to containers all the same; the message names what spares them."""
+    spared = {"router": {"IP": "10.244.0.1", "Mask": "//8AAA=="}}
+    for addresses in ({}, None, spared):
+        data = [{"AddressSpace": "tortie-local", "Pool": "10.244.0.0/16", "AuxAddresses": addresses}]
+        request = fields(NetworkID=NETWORK, **{f"IPv{version}Data": data})
+        if addresses:
+            with pytest.raises(RefusedError, match=r"--aux-address router is not served.*Reservation"):
+                parse_network(request, 3)
+        else:
+            assert parse_network(request, 3).number == 3
+
+
 @pytest.mark.parametrize("mtu", ["0", "67", "65536", "big", "-1"])
 def test_an_mtu_that_no_link_has_is_refused(mtu: str) -> None:
     """The message names the option."""

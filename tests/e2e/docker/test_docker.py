@@ -127,6 +127,7 @@ def test_an_internal_network_reaches_its_pool_alone(
     """Workloads of the pool reach it and are reached; a host elsewhere is not, and does not reach it."""
     lab, one, two = docker
     assert "--subnet" in one.refused(*CREATE, "--internal", "anywhere")
+    assert "Reservation" in one.refused(*CREATE, "--subnet", POOL, "--aux-address", "router=10.244.88.1", "spared")
     one.docker(*CREATE, "--internal", "--subnet", POOL, "inside")
     one.docker("run", "-d", "--name", "hidden", "--net", "inside", "busybox", *SERVE)
     address = address_of(one, "hidden", "inside")
