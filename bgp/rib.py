@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from bgp.events import EndOfRib, RoutesChanged, RoutesRejected, SessionDown, SessionUp, SpeakerLost, SpeakerSnapshot
 from bgp.limits import speaker_of
+from bgp.stale import Stale
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -35,16 +36,16 @@ class _PeerRib:
 
     `restart_time_seconds` is None while the peer is not configured: what it announces is kept, so that nothing is
     missing if it is configured while its session stands, but none of it is used. `settle_at` is None once the peer has
-    settled, `stale_until` while nothing is stale. `rejected` is what the speaker does not pass on, `counts` has who
-    announces how many routes. The keys of `touched` are the prefixes that came, went or changed since somebody asked;
-    those that came together stay together.
+    settled, `is_late` says whether it was given more time for that. `rejected` is what the speaker does not pass on,
+    `counts` has who announces how many routes. The keys of `touched` are the prefixes that came, went or changed since
+    somebody asked; those that came together stay together.
     """
 
     restart_time_seconds: int | None = None
     settle_at: float | None = None
+    is_late: bool = False
     routes: dict[IPNetwork, LearnedRoute] = field(default_factory=dict)
-    stale: set[IPNetwork] = field(default_factory=set)
-    stale_until: float | None = None
+    stale: Stale = field(default_factory=Stale)
     ended: set[int] = field(default_factory=set)
     counts: Counter[Speaker] = field(default_factory=Counter)
     rejected: tuple[RejectedRoutes, ...] = ()
@@ -53,50 +54,44 @@ class _PeerRib:
     def configure(self, restart_time_seconds: int, heard: float) -> None:
         """Use what the peer announces from now on, if it was not used before."""
         if self.restart_time_seconds is None and not self.ended >= VERSIONS:
-            self.settle_at = heard + restart_time_seconds
+            self.settle_at, self.is_late = heard + restart_time_seconds, False
         if self.restart_time_seconds is None:
             self.touched.update(self.routes)
         self.restart_time_seconds = restart_time_seconds
 
     def retain(self, heard: float) -> None:
         """Make every route stale; those that were already keep the deadline they had."""
-        if not self.stale:
-            self.stale_until = None
-        self.stale.update(self.routes)
+        self.stale.retain(self.routes.keys(), heard + (self.restart_time_seconds or 0))
         self.ended.clear()
         self.rejected = ()
-        if self.stale and self.stale_until is None:
-            self.stale_until = heard + (self.restart_time_seconds or 0)
 
     def begin(self, heard: float) -> None:
-        """Give a peer whose session is up the restart time to announce everything again."""
-        self.stale_until = None
-        self.retain(heard)
-        if self.settle_at is not None:
-            self.settle_at = heard + (self.restart_time_seconds or 0)
+        """Give a peer whose session is up the restart time to announce everything again: once, if sessions flap."""
+        until = heard + (self.restart_time_seconds or 0)
+        self.stale.begin(self.routes.keys(), until)
+        self.ended.clear()
+        self.rejected = ()
+        if self.settle_at is not None and not self.is_late:
+            self.settle_at, self.is_late = until, True
 
-    def drop_stale(self, versions: Collection[int] = VERSIONS) -> None:
-        """Forget what is still stale of these IP versions."""
-        for prefix in [prefix for prefix in self.stale if prefix.version in versions]:
-            self.stale.discard(prefix)
+    def drop(self, prefixes: Collection[IPNetwork]) -> None:
+        """Forget the routes for these prefixes."""
+        for prefix in prefixes:
             self._forget(prefix)
-            self.touched[prefix] = None
-        if not self.stale:
-            self.stale_until = None
+        self.touched.update(dict.fromkeys(prefixes))
+        if self.stale:
+            self.stale.refresh(prefixes)
 
     def end(self, version: int) -> None:
         """Note that the peer has sent all of one IP version: what is stale of it is gone for good."""
         self.ended.add(version)
-        self.drop_stale({version})
+        self.drop(self.stale.of(version))
         if self.ended >= VERSIONS:
             self.settle_at = None
 
     def change(self, event: RoutesChanged) -> None:
         """Take in one update."""
-        for prefix in event.withdrawn:
-            self._forget(prefix)
-            self.stale.discard(prefix)
-        self.touched.update(dict.fromkeys(event.withdrawn))
+        self.drop(event.withdrawn)
         for row in event.announced:
             self.learn(row)
 
@@ -110,7 +105,7 @@ class _PeerRib:
         self.counts[speaker_of(row[0])] += len(learned)
         self.touched.update(learned)
         if self.stale:
-            self.stale.difference_update(learned)
+            self.stale.refresh(learned)
 
     def _forget(self, prefix: IPNetwork) -> None:
         route = self.routes.pop(prefix, None)
@@ -159,8 +154,7 @@ class AdjRibIn:
         """Forget the routes whose time as stale is over, and wait no longer for peers whose restart time is."""
         heard = self._heard(now)
         for rib in self._peers.values():
-            if rib.stale_until is not None and rib.stale_until <= heard:
-                rib.drop_stale()
+            rib.drop(rib.stale.expired(heard))
             if rib.settle_at is not None and rib.settle_at <= heard:
                 rib.settle_at = None
 
@@ -168,7 +162,7 @@ class AdjRibIn:
         """Return when `expire` will next change something, or None if nothing waits for time to pass."""
         if self._heard_since is None:
             return None
-        deadlines = [when for rib in self._peers.values() for when in (rib.stale_until, rib.settle_at)]
+        deadlines = [when for rib in self._peers.values() for when in (rib.stale.until, rib.settle_at)]
         first = min((when for when in deadlines if when is not None), default=None)
         return None if first is None else first - self._heard_before + self._heard_since
 
@@ -231,7 +225,8 @@ class AdjRibIn:
         self._touched.update(rib.touched)
         self._touched.update(rib.routes)
         rib.restart_time_seconds = rib.settle_at = None
-        rib.drop_stale()
+        for version in VERSIONS:
+            rib.drop(rib.stale.of(version))
         if not rib.routes:
             del self._peers[address]
 

@@ -129,6 +129,37 @@ def test_a_peer_that_returns_without_end_of_rib_is_swept_by_time(rib: AdjRibIn) 
     assert known(rib) == {"10.9.0.0/26"}
 
 
+def test_a_session_that_flaps_keeps_no_stale_route_alive(rib: AdjRibIn) -> None:
+    """A route has the time of one session to be announced again; what that session announced has its own."""
+    rib.feed(SessionDown(A, "reset"), 10)
+    rib.feed(SessionUp(A), 100)
+    rib.feed(changed("10.9.1.0/26"), 101)
+    for down, up in ((150, 160), (170, 180), (200, 210)):
+        rib.feed(SessionDown(A, "reset"), down)
+        rib.feed(SessionUp(A), up)
+    assert rib.next_expiry() == 220
+    rib.expire(219)
+    assert known(rib) == {"10.9.0.0/26", "fd09::/122", "10.9.1.0/26"}
+    rib.expire(220)
+    assert known(rib) == {"10.9.1.0/26"}
+    assert rib.next_expiry() == 280
+    rib.expire(280)
+    assert known(rib) == set()
+    assert rib.stale_count() == 0
+
+
+def test_a_session_that_flaps_is_not_waited_for_without_end() -> None:
+    """It is given its time once, when it comes up for the first time."""
+    rib = AdjRibIn()
+    rib.configure([peer(A)], 0)
+    rib.feed(SpeakerSnapshot(frozenset(), frozenset(), ()), 0)
+    for up in (100, 150, 200):
+        rib.feed(SessionUp(A), up)
+        rib.feed(SessionDown(A, "reset"), up + 1)
+    assert not rib.settled(219)
+    assert rib.settled(220)
+
+
 def test_a_snapshot_replaces_what_is_known_and_keeps_the_rest_as_stale(rib: AdjRibIn) -> None:
     """What a snapshot lacks stays for the restart time, unless the peer had ended its RIB before the snapshot."""
     rib.feed(SpeakerLost("gone"), 10)
