@@ -15,6 +15,7 @@ from exabgp.bgp.neighbor import Neighbor
 from exabgp.reactor.api.processes import ProcessError, Processes
 from exabgp.reactor.delay import Delay
 from exabgp.reactor.loop import Reactor
+from exabgp.reactor.peer import Peer
 from exabgp.reactor.protocol import Protocol
 from exabgp.rib.incoming import IncomingRIB
 from exabgp.rib.outgoing import OutgoingRIB
@@ -151,10 +152,17 @@ def begin_sessions_with_nothing_queued() -> None:
     """Forget what was queued for a peer when its session comes up.
 
     It was on its way when the last session ended, and may have been withdrawn since; the sidecar tells a session that
-    comes up everything. ExaBGP would have the routes of its configuration sent at this moment, and there are none.
+    comes up everything. ExaBGP would have the routes of its configuration sent at this moment, and there are none. An
+    End-of-RIB that is left would come before all routes, and the peer would forget those that it kept for us.
     """
+    main = Peer._main  # noqa: SLF001 - see above
 
     def replace_restart(self: Any, previous: Any, new: Any) -> None:  # noqa: ANN401, ARG001 - ExaBGP's
         self.clear()
 
+    def main_with_nothing_queued(self: Any) -> Any:  # noqa: ANN401 - ExaBGP's
+        self.neighbor.eor.clear()
+        return main(self)
+
     OutgoingRIB.replace_restart = replace_restart
+    Peer._main = main_with_nothing_queued  # noqa: SLF001 - see above
