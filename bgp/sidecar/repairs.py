@@ -8,7 +8,8 @@ imported, so this module is imported only after they are made.
 from __future__ import annotations
 
 import time
-from typing import Any, Final
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, Final
 
 from exabgp.bgp.message.update.attribute.mprnlri import MPRNLRI
 from exabgp.bgp.neighbor import Neighbor
@@ -21,6 +22,9 @@ from exabgp.rib.incoming import IncomingRIB
 from exabgp.rib.outgoing import OutgoingRIB
 
 from bgp.sidecar import connections
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: The pause before a session is tried again doubles from the first to the longest, in seconds.
 _FIRST_PAUSE_SECONDS: Final = 0.25
@@ -38,6 +42,7 @@ def apply() -> None:
     try_again_soon()
     share_what_is_announced()
     reload_whatever_other_peers_do()
+    count_what_is_being_sent()
     begin_sessions_with_nothing_queued()
     connections.take_peers_back()
     connections.check_hops_of_accepted_connections()  # before the former: it wraps what is there
@@ -146,6 +151,34 @@ def reload_whatever_other_peers_do() -> None:
         return any(neighbor.rib.outgoing.pending() or neighbor.eor for neighbor in standing)
 
     Reactor._pending_adjribout = pending  # noqa: SLF001 - see above
+
+
+def count_what_is_being_sent() -> None:
+    """Take changes for queued until all of them are written.
+
+    ExaBGP empties the queue when it begins to send, and sends 25 messages a round; of IPv6 each prefix is one. Who is
+    asked whether anything is queued shows one change, which is all that the sidecar wants to know.
+    """
+    updates, pending = OutgoingRIB.updates, OutgoingRIB.pending
+
+    def updates_counted(self: Any, grouped: Any) -> Iterator[Any]:  # noqa: ANN401 - ExaBGP's
+        sending = self.sending = self._new_nlri  # ExaBGP lays it aside and begins another one
+        try:
+            yield from updates(self, grouped)
+        finally:
+            if self.sending is sending:
+                self.sending = {}
+
+    def pending_or_sending(self: Any) -> bool:  # noqa: ANN401 - ExaBGP's
+        return bool(self.sending) or bool(pending(self))
+
+    def first_queued_change(self: Any) -> Iterator[Any]:  # noqa: ANN401 - ExaBGP's
+        return islice(chain(self.sending.values(), self._new_nlri.values()), 1)
+
+    OutgoingRIB.sending = {}
+    OutgoingRIB.updates = updates_counted
+    OutgoingRIB.pending = pending_or_sending
+    OutgoingRIB.queued_changes = first_queued_change
 
 
 def begin_sessions_with_nothing_queued() -> None:

@@ -194,6 +194,18 @@ async def test_other_sessions_do_not_notice_a_peer_that_comes_and_goes(network: 
     assert "SessionDown" not in two.kinds()
 
 
+async def test_a_peer_that_leaves_is_told_to_forget_every_prefix(network: Network) -> None:
+    """Also where each takes a message of its own: with graceful restart it would keep what it is not told to forget."""
+    one, two = await pair(network)
+    many = [f"fd21::{number:x}:0/122" for number in range(1, 2001)]
+    await one.want(network.peers(one.host, two.host), blocks(one.host, *many))
+    await two.until(lambda: two.learned() == set(many), "aware of all")
+    await one.want((), blocks(one.host, *many))
+    await two.until(lambda: not two.learned(), "told to forget all")
+    await two.until(lambda: "SessionDown" in two.kinds(), "left")
+    assert two.rib.stale_count() == 0
+
+
 async def test_a_dead_peer_does_not_hold_up_changes(network: Network) -> None:
     """A peer whose packets vanish is configured: another peer still joins, and learns, as if it were not there."""
     one, two = await pair(network)

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from itertools import islice
 from types import SimpleNamespace
 
 import pytest
+from exabgp.bgp.message.update.attribute.attributes import Attributes
+from exabgp.bgp.message.update.nlri.cidr import CIDR
+from exabgp.bgp.message.update.nlri.inet import INET
+from exabgp.logger import log
+from exabgp.protocol.family import AFI, SAFI
+from exabgp.protocol.ip import IP, NoNextHop
 from exabgp.reactor.delay import Delay
 from exabgp.reactor.peer import Peer
+from exabgp.rib.change import Change
 from exabgp.rib.outgoing import OutgoingRIB
 
 from bgp.sidecar import repairs
@@ -31,6 +39,32 @@ def test_an_end_of_rib_that_was_not_sent_does_not_begin_the_next_session(monkeyp
     neighbor = SimpleNamespace(eor=deque(["ipv4 unicast"]))
     Peer._main(SimpleNamespace(neighbor=neighbor))
     assert not neighbor.eor
+
+
+@pytest.mark.parametrize("ending", ["sent", "lost", "begun anew"])
+def test_changes_are_queued_until_the_last_of_them_is_written(ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each IPv6 prefix is a message, and a round sends 25: a peer that leaves is to hear of all of them."""
+    for name in ("updates", "pending", "queued_changes"):
+        monkeypatch.setattr(OutgoingRIB, name, getattr(OutgoingRIB, name))
+    monkeypatch.setattr(OutgoingRIB, "sending", {}, raising=False)
+    monkeypatch.setattr(log, "debug", lambda *_: None)
+    repairs.count_what_is_being_sent()
+    queue = OutgoingRIB(cache=False, families=[(AFI.ipv6, SAFI.unicast)])
+    for number in range(30):
+        prefix = INET(AFI.ipv6, SAFI.unicast)
+        prefix.cidr, prefix.nexthop = CIDR(IP.pton(f"fd21::{number:x}:0"), 122), NoNextHop
+        queue.add_to_rib(Change(prefix, Attributes()))
+    assert (queue.pending(), len(list(queue.queued_changes()))) == (True, 1)
+    sending = queue.updates(True)
+    assert len(list(islice(sending, 25))) == 25
+    assert (queue.pending(), len(list(queue.queued_changes()))) == (True, 1)
+    if ending == "sent":
+        assert len(list(sending)) == 5
+    elif ending == "lost":
+        sending.close()
+    else:
+        queue.reset()
+    assert (queue.pending(), list(queue.queued_changes())) == (False, [])
 
 
 def test_a_clock_set_back_holds_up_no_session(delay: Delay, monkeypatch: pytest.MonkeyPatch) -> None:
