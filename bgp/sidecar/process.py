@@ -178,6 +178,8 @@ class Sidecar:
         wish, self._wish = self._wish, None
         if wish is not None and not (self._asked and wish == self._state.desired):
             self._asked = True
+            if wish.peers != self._state.desired.peers and Reload in self._deferred:
+                self._deferred.pop(Reload).cancel()  # what was refused may be right now
             self._state.want(wish)
             self._save()
             self._tell_sessions()
@@ -196,8 +198,11 @@ class Sidecar:
             await write_configuration(configuration_path(self._directory), step.peers)
         except (ConfigurationRefused, OSError) as error:
             log.error("configuration refused", extra={"reason": str(error)})  # noqa: TRY400 - the reason says it all
+            self._state.obstacle = str(error)
+            self._tell_sessions()
             self._defer(Reload, _REFUSED_SECONDS)
             return
+        self._state.obstacle = ""
         expected = {peer.address: fingerprint(peer) for peer in step.peers}
         for _ in range(_RELOADS):
             await channel.command(exabgp_commands.RELOAD)

@@ -42,13 +42,17 @@ _CHANGES_BEFORE_RELOAD = 10
 
 
 class SidecarState:
-    """The whole state; `loaded` and the sessions are unknown until `recover`."""
+    """The whole state; `loaded` and the sessions are unknown until `recover`.
+
+    `obstacle` is why ExaBGP cannot be given the neighbours that are desired, or an empty text.
+    """
 
     def __init__(self, desired: Desired, retiring: Iterable[Announcement]) -> None:
         self.desired = Desired()
         self.retiring = {announcement.prefix: announcement for announcement in retiring}
         self.sessions: dict[IPAddress, Session] = {}
         self.loaded: Mapping[IPAddress, str] = {}
+        self.obstacle = ""
         self._peers: dict[IPAddress, Peer] = {}
         self._refused: dict[IPAddress, str] = {}
         self._expected: dict[IPAddress, str] = {}
@@ -227,6 +231,10 @@ class SidecarState:
         if address in self._refused:
             return SessionStatus(address, SessionState.REFUSED, 0.0, self._refused[address])
         session = self.sessions.get(address)
+        if self.obstacle and self._expected[address] != self.loaded.get(address):
+            if session is None:
+                return SessionStatus(address, SessionState.REFUSED, 0.0, self.obstacle)
+            return SessionStatus(address, session.state, session.since, f"changes are not loaded: {self.obstacle}")
         if session is None:
             return SessionStatus(address, SessionState.IDLE, 0.0, "")
         return SessionStatus(address, session.state, session.since, session.info)

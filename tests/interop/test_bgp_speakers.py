@@ -326,6 +326,26 @@ async def test_a_peer_that_waits_to_be_called_learns_to_call(network: Network) -
     await two.until(lambda: two.learned() == {"10.20.0.0/26"}, "called")
 
 
+async def test_a_configuration_that_was_refused_holds_up_no_corrected_one(network: Network) -> None:
+    """Its reason is shown with each session it concerns, and what is wanted next is tried at once."""
+    one, two = await pair(network)
+    good = network.peers(one.host, two.host)
+    other = dataclasses.replace(good[0], address=ipaddress.ip_address("10.7.0.99"))
+    in_the_way = one.host.state / "exabgp.conf.candidate"
+    in_the_way.unlink(missing_ok=True)
+    in_the_way.mkdir()
+    await one.want([dataclasses.replace(good[0], hold_time_seconds=30), other])
+    await one.until(lambda: len(one.speaker.sessions) == 2, "told of both")
+    await one.until(lambda: all("Is a directory" in each.info for each in one.speaker.sessions), "told why")
+    states = {str(each.peer): each.state for each in one.speaker.sessions}
+    assert states == {str(two.host.router.ipv4): SessionState.ESTABLISHED, "10.7.0.99": SessionState.REFUSED}
+    in_the_way.rmdir()
+    await one.want([dataclasses.replace(good[0], hold_time_seconds=60), other])
+    # Without a new wish it would be tried again after half a minute.
+    await one.until(lambda: "10.7.0.99" in (one.host.state / "exabgp.conf").read_text(), "loaded", seconds=20)
+    await one.until(lambda: not any("directory" in each.info for each in one.speaker.sessions), "told that it is")
+
+
 async def test_a_peer_that_cannot_be_is_reported_and_harms_nobody(network: Network) -> None:
     """One wrong peer among the desired is refused with the reason; the others are configured."""
     one, two = await pair(network)
