@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Final
 
 from controller.cni.checking import Expected, report
 from controller.cni.failures import CniFailure, ErrorCode, failure_of
+from controller.cni.link_owners import LinkOwners
 from controller.cni.result import CniResult
 from controller.cni.valid_attachments import Attachment
-from controller.errors import StoreUnavailable, TransientError
+from controller.errors import RefusedError, StoreUnavailable, TransientError
 from controller.kernel.link_inspection import inspect_link
 from controller.kernel.link_names import HOST_MAC
 from controller.kernel.links import IPV4_GATEWAY, IPV6_GATEWAY
@@ -76,15 +77,23 @@ class WorkloadBackend:
         self._limitation = limitation
         self._inspect = inspect
         self._turn_of: dict[str, _Turn] = {}
+        self._owners = LinkOwners(addresses, links)
 
     async def add(self, request: CniRequest, namespace_descriptor: int) -> CniResult:
         """Give the container its addresses, link and routes; on an error nothing new is left.
 
-        A call repeated for a container that is attached already never takes away what works.
+        A call repeated for a container that is attached already never takes away what works, and one for another
+        network by the same interface is refused.
         """
         host_name = request.host_name
         async with self.alone(host_name):
             attached = host_name in self._links.index_of
+            owner = self._owners.owner(host_name)
+            if owner not in {None, request.handle}:
+                raise RefusedError(
+                    f"interface {request.interface} of the container belongs to {owner} already; give this attachment "
+                    "another interface name, or detach that one first"
+                )
             assignment = await self._addresses.assign(_assign_request(request, host_name, renew=not attached))
             link = WorkloadLink(
                 host_name=host_name,
@@ -93,6 +102,7 @@ class WorkloadBackend:
                 addresses=assignment.addresses,
                 mtu_bytes=request.config.mtu_bytes or self._default_mtu_bytes(),
             )
+            self._owners.learn(host_name, request.handle)
             try:
                 index = await self._links.wire(namespace_descriptor, link)
                 await self._routes.program([workload_route(address, index) for address in assignment.addresses])
@@ -176,8 +186,10 @@ class WorkloadBackend:
     async def _detach(
         self, handle: str, host_name: str, namespace_descriptor: int | None = None
     ) -> tuple[IPAddress, ...]:
+        """Remove the link and release what the handle holds; a link that is another handle's by now stays."""
         async with self.alone(host_name):
-            await self._links.unwire(host_name, namespace_descriptor)
+            if self._owners.owner(host_name) in {None, handle}:
+                await self._links.unwire(host_name, namespace_descriptor)
             return await self._addresses.release(handle)
 
     def _garbage(self, network_prefix: str, valid: frozenset[Attachment]) -> dict[str, str]:

@@ -286,6 +286,24 @@ async def test_gc_takes_away_what_the_runtime_forgot(
         assert {holder.handle for holder in runtime.assigner.holders().values()} == {"cni/other/pod3/eth0"}
 
 
+async def test_an_interface_of_a_container_is_on_one_network(
+    host: Namespace,  # noqa: ARG001  the test runs in it
+    make_namespace: Callable[[], Namespace],
+    plugin: Path,
+    tmp_path: Path,
+) -> None:
+    """Another network by the same interface is refused, and the DEL that follows leaves the first one alone."""
+    container = make_namespace()
+    async with agent(tmp_path / "cni.sock", plugin) as runtime:
+        _, result = await runtime.call("ADD", "pod1", container.name)
+        status, failure = await runtime.call("ADD", "pod1", container.name, name="other")
+        assert (status, failure["code"], "cni/net/pod1/eth0" in failure["msg"]) == (1, 113, True)
+        assert await runtime.call("DEL", "pod1", container.name, name="other") == (0, {})
+        assert await runtime.call("CHECK", "pod1", container.name, prevResult=result) == (0, {})
+        assert len(runtime.assigner.holders()) == 2
+        assert await runtime.call("DEL", "pod1", container.name) == (0, {})
+
+
 async def test_a_container_of_two_networks_leaves_the_second(
     host: Namespace,  # noqa: ARG001  the test runs in it
     make_namespace: Callable[[], Namespace],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -50,7 +51,11 @@ class Node:
         self.outage = False
         self.limitation: str | None = None
         self.inspected: list[tuple[int, str, str, tuple[IPAddress, ...]]] = []
-        self.backend = WorkloadBackend(
+        self.backend = self.started()
+
+    def started(self) -> WorkloadBackend:
+        """Return a backend that knows nothing of others before it."""
+        return WorkloadBackend(
             addresses=self,
             links=self,
             routes=self,
@@ -87,7 +92,7 @@ class Node:
     def holders(self) -> dict[IPAddress, Holder]:
         """Return an address of its own for everything that is held."""
         return {
-            IPV4_GATEWAY + number: Holder(handle, "n1", "web", "", f"tor-{handle}", 0.0)
+            IPV4_GATEWAY + number: Holder(handle, "n1", "web", "", host_link_name(*handle.split("/")[2:]), 0.0)
             for number, handle in enumerate(self.held, 1)
         }
 
@@ -211,6 +216,42 @@ async def test_an_add_that_cannot_be_undone_says_so(node: Node, caplog: pytest.L
     assert HANDLE in raised.value.details
     assert "store is down" in raised.value.details
     assert [record.getMessage() for record in caplog.records] == ["failed attachment could not be undone"]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_an_interface_is_on_one_network(node: Node, restarted: bool) -> None:  # noqa: FBT001  a parameter
+    """A second one is refused, and neither that nor the DEL that follows it touches the first one's link."""
+    await node.backend.add(request(), 5)
+    if restarted:
+        node.backend = node.started()
+    for _ in range(2):
+        with pytest.raises(RefusedError, match=f"eth0 of the container belongs to {HANDLE} already"):
+            await node.backend.add(request(name="other"), 5)
+        await node.backend.delete(request("DEL", name="other"))
+    assert (set(node.held), set(node.links)) == ({HANDLE}, {HOST_NAME})
+    await node.backend.delete(request("DEL"))
+    await node.backend.add(request(name="other"), 5)
+    await node.backend.delete(request("DEL"))
+    assert (set(node.held), set(node.links)) == ({"cni/other/pod1/eth0"}, {HOST_NAME})
+
+
+async def test_what_is_left_of_another_network_does_not_take_the_link(node: Node) -> None:
+    """After a reboot a container may come back by another network, and its old attachment be collected later."""
+    await node.backend.add(request(), 5)
+    node.links.clear()
+    node.backend = node.started()
+    await node.backend.add(request(name="other"), 5)
+    await node.backend.collect(collect())
+    assert (set(node.held), set(node.links)) == ({"cni/other/pod1/eth0"}, {HOST_NAME})
+
+
+async def test_owners_of_links_that_are_gone_are_not_remembered_for_ever(node: Node) -> None:
+    """Links may go without a DEL."""
+    for number in range(500):
+        await node.backend.add(replace(request(), container_id=f"pod{number}"), 5)
+        node.links.clear()
+        node.held.clear()
+    assert len(node.backend._owners._handle_of) < 100
 
 
 async def test_delete_unwires_before_it_releases(node: Node) -> None:
