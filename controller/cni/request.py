@@ -34,6 +34,7 @@ class Command(Enum):
     STATUS = "STATUS"
 
 
+_ARGS = b"CNI_ARGS"
 #: The commands that concern one container, through one interface.
 _OF_A_CONTAINER = frozenset({Command.ADD, Command.DEL, Command.CHECK})
 #: Since which version of the CNI specification a command exists.
@@ -101,14 +102,18 @@ class CniRequest:
 
 
 def parse_environment(environment: bytes) -> dict[str, str]:
-    """Return the variables of a request's environment; the first counts if a name comes twice, as for getenv(3)."""
+    """Return the variables of a request's environment; the first counts if a name comes twice, as for getenv(3).
+
+    CNI_ARGS is judged later, since not every call needs it: what is no UTF-8 there is kept (PEP 383).
+    """
     variables: dict[str, str] = {}
     for entry in environment.split(b"\0"):
         name, _, value = entry.partition(b"=")
         if not name:
             continue
         try:
-            variables.setdefault(name.decode(), value.decode())
+            errors = "surrogateescape" if name == _ARGS else "strict"
+            variables.setdefault(name.decode(), value.decode(errors=errors))
         except UnicodeDecodeError as error:
             raise _invalid(f"{shortened(repr(entry))} is not UTF-8") from error
     return variables
@@ -118,8 +123,9 @@ def parse_request(variables: Mapping[str, str], fields: Unchecked) -> CniRequest
     """Return the checked request; raises `CniFailure` with the code that the CNI specification has for the fault."""
     command = _command(variables.get("CNI_COMMAND", ""))
     of_container = command in _OF_A_CONTAINER
-    args = parse_args(variables.get("CNI_ARGS", ""))
     # A DEL brings the wishes of its ADD again, and must go through whatever they are.
+    removal = command in {Command.DEL, Command.GC}
+    args = parse_args(variables.get("CNI_ARGS", ""), lenient=removal)
     wishes = command in {Command.ADD, Command.CHECK}
     request = CniRequest(
         command=command,
@@ -127,7 +133,7 @@ def parse_request(variables: Mapping[str, str], fields: Unchecked) -> CniRequest
         interface=_interface(variables.get("CNI_IFNAME", "")) if of_container else "",
         namespace_path=variables.get("CNI_NETNS", ""),
         args=args,
-        config=parse_identity(fields) if command in {Command.DEL, Command.GC} else parse_config(fields),
+        config=parse_identity(fields) if removal else parse_config(fields),
         previous=parse_previous_result(fields) if wishes else None,
         addresses=wanted_addresses(args, fields) if wishes else (),
         mac=wanted_mac(args, fields) if wishes else None,
@@ -158,12 +164,21 @@ def _check_place(request: CniRequest) -> None:
         )
 
 
-def parse_args(text: str) -> dict[str, str]:
-    """Return the pairs of CNI_ARGS, `KEY=VALUE;KEY=VALUE`, in any order; raises `CniFailure` for a part without `=`."""
+def parse_args(text: str, *, lenient: bool = False) -> dict[str, str]:
+    """Return the pairs of CNI_ARGS, `KEY=VALUE;KEY=VALUE`, in any order.
+
+    Raises `CniFailure` for a part without `=` and for what is no UTF-8, unless it is lenient and leaves that out.
+    """
+    written = text.encode(errors="surrogateescape")
+    text = written.decode(errors="replace")
+    if not lenient and text.encode() != written:
+        raise _invalid(f"CNI_ARGS={shortened(repr(written))} is not UTF-8")
     pairs = {}
     for part in text.split(";"):
         key, separator, value = part.partition("=")
         if part and not separator:
+            if lenient:
+                continue
             raise _invalid(f"CNI_ARGS {shortened(repr(text))} holds {shortened(repr(part))}, which is no KEY=VALUE")
         if part:
             pairs[key] = value

@@ -227,6 +227,17 @@ def test_a_wrong_variable_is_code_4_and_named(change: dict[str, str]) -> None:
     assert repr(value) in message
 
 
+@pytest.mark.parametrize("args", [b"K=V;nonsense", b"nonsense", b"K8S_POD_NAME=\xff", b"\xff"])
+def test_malformed_arguments_keep_nothing_from_being_removed(args: bytes) -> None:
+    """A runtime repeats a DEL until it succeeds; an ADD with the same arguments is refused."""
+    fixed = parse_environment(b"CNI_ARGS=%s\0" % args)
+    for command, version in (("DEL", "1.0.0"), ("GC", "1.1.0")):
+        request = parse_request({**ENVIRONMENT, **fixed, "CNI_COMMAND": command}, {**CONFIG, "cniVersion": version})
+        assert set(request.args) <= {"K", "K8S_POD_NAME"}
+    code, message = failure(lambda: parse_request({**ENVIRONMENT, **fixed}, CONFIG))
+    assert (code, "CNI_ARGS" in message) == (ErrorCode.INVALID_ENVIRONMENT, True)
+
+
 @pytest.mark.parametrize("variable", ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_IFNAME"])
 def test_a_missing_variable_is_code_4(variable: str) -> None:
     """Missing is as wrong as empty."""
