@@ -44,6 +44,10 @@ class Descriptors:
         return self
 
     def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close those that are open."""
         while self._open:
             os.close(self._open.pop())
 
@@ -84,6 +88,9 @@ async def _receive_exactly(connection: socket.socket, length: int, descriptors: 
             await _until_readable(connection)
             continue
         descriptors.take(ancillary)
+        if (count := len(descriptors)) > 1:  # now, for each byte may bring another one
+            descriptors.close()
+            raise ProtocolError(f"{count} descriptors came with the request, and one is allowed")
         if not chunk:
             raise EOFError(f"the caller hung up after {len(received)} of {length} bytes")
         received += chunk
