@@ -47,6 +47,16 @@ LIMIT = 60
 VARIABLES = st.text(max_size=30) | st.sampled_from(
     ["", "ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION", "/", "IP=10.66.0.300", "MAC=ff:ff:ff:ff:ff:ff", ";;=;"]
 )
+#: What a runtime remembers of an ADD.
+RESULT = {
+    "cniVersion": "1.0.0",
+    "interfaces": [
+        {"name": "tor000000000000", "mac": "ee:ee:ee:ee:ee:ee"},
+        {"name": "eth0", "mac": "02:11:22:33:44:55", "sandbox": "/run/netns/left"},
+    ],
+    "ips": [{"address": "10.66.0.1/32", "gateway": "169.254.1.1", "interface": 1}],
+    "routes": [{"dst": "0.0.0.0/0", "gw": "169.254.1.1"}],
+}
 #: What another plugin may have answered.
 PREVIOUS = st.dictionaries(
     st.sampled_from(["dns", "ips", "x"]), VALUES | st.sampled_from([math.nan, -math.inf, {"a": math.inf}]), max_size=3
@@ -60,7 +70,10 @@ def requests(draw: st.DrawFn) -> tuple[bytes, bytes]:
     variables = dict(call["environment"])
     for name in draw(st.lists(st.sampled_from(sorted(variables)), max_size=2)):
         variables[name] = draw(VARIABLES)
-    configuration = draw(mutated_json(call["configuration"])) if draw(st.integers(0, 3)) else call["configuration"]
+    configuration = call["configuration"]
+    if configuration.get("prevResult") == "@result":
+        configuration = {**configuration, "prevResult": RESULT}
+    configuration = draw(mutated_json(configuration)) if draw(st.integers(0, 3)) else configuration
     if isinstance(configuration, dict) and not draw(st.integers(0, 3)):
         configuration = {**configuration, "prevResult": draw(PREVIOUS)}
     environment = b"".join(f"{name}={value}".encode() + b"\0" for name, value in variables.items())
