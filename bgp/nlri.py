@@ -5,8 +5,7 @@ The form is the shortest there is and is read fastest, so learned prefixes keep 
 
 from __future__ import annotations
 
-import sys
-from array import array
+import struct
 from typing import TYPE_CHECKING, Final
 
 from bgp.address import ipv4_prefixes, ipv6_prefixes
@@ -77,9 +76,7 @@ def _short_numbers(length: int, data: bytes, step: int) -> Iterable[int]:
     octets = bytearray(4 * (len(data) // step))
     for position in range(1, step):
         octets[position - 1 :: 4] = data[position::step]
-    numbers = array("I", bytes(octets))
-    if sys.byteorder == "little":
-        numbers.byteswap()
+    numbers = struct.unpack(f">{len(octets) // 4}I", octets)
     if length & 7:  # bits beyond the length mean nothing
         mask = (1 << 32) - (1 << 32 - length)
         return [number & mask for number in numbers]

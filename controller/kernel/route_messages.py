@@ -10,8 +10,6 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
-import sys
-from array import array
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from controller.kernel.netlink import attribute, attributes
@@ -132,10 +130,7 @@ def removal_series(prefixes: Iterable[IPNetwork]) -> Iterator[Series]:
 
 def _series(kind: int, flags: int, addresses: list[IPAddress], before: bytes, after: bytes) -> Series:
     if addresses[0].version == 4:  # noqa: PLR2004  the version of IP
-        numbers = array("I", map(int, addresses))
-        if sys.byteorder == "little":
-            numbers.byteswap()
-        values, size = numbers.tobytes(), 4
+        values, size = struct.pack(f">{len(addresses)}I", *map(int, addresses)), 4
     else:
         values, size = b"".join([address.packed for address in addresses]), 16
     return Series(kind, flags, before + bytes(size) + after, len(before), size, values)
