@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from controller.agent.addressing import find_node
@@ -46,6 +47,7 @@ log = logging.getLogger(__name__)
 #: How long a failed step waits before it is tried again, in seconds.
 _RETRY_SECONDS = 1.0
 _BLOCKS_UNKNOWN = "own blocks are not known yet"
+_NO_DOCKER = "dockerd is not served"
 #: How often links and addresses are read anew without any hint, in seconds.
 _RESYNC_SECONDS = 90.0
 
@@ -77,7 +79,7 @@ class Agent:
     async def run(self) -> None:
         """Serve until cancelled; then close every connection and leave routes, links and sessions as they are.
 
-        Raises `RefusedError` when another agent serves one of the sockets; what ends any part ends all of them.
+        Raises `RefusedError` when another agent serves the CNI socket; what ends any part ends all of them.
         """
         try:
             with listening(self._parts.settings.cni_socket) as listener:
@@ -163,11 +165,17 @@ class Agent:
         await self._parts.collector.run()
 
     async def _serve_docker(self, path: Path) -> None:
-        """Serve dockerd as soon as it is known what the node holds."""
+        """Serve dockerd as soon as it is known what the node holds; what keeps us from it keeps nothing else back."""
         await self._assigning.wait()
+        complaints = self._parts.complaints
         lending = LentLinks()
         try:
-            await self._parts.docker_plugin(path, lending).run()
+            while True:
+                try:
+                    await self._parts.docker_plugin(path, lending).run(partial(complaints.settle, _NO_DOCKER))
+                except TortieError as error:
+                    complaints.tell(_NO_DOCKER, error)
+                await asyncio.sleep(_RETRY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311  spreads retries
         finally:
             lending.close()
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import logging
 import secrets
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from controller.docker.requests import parse_address_request, parse_pool_request
-from controller.docker.values import REQUESTED, endpoint_of_handle, link_name
+from controller.docker.values import REQUESTED, endpoint_of_handle, given_up, link_name
 from controller.errors import RefusedError, TortieError, TransientError
 from controller.kernel.links import IPV4_GATEWAY, IPV6_GATEWAY
 from ipam.errors import AddressUnavailable
@@ -109,11 +108,10 @@ class AddressDriver:
         if address is None or holder is None:
             return {}
         endpoint_id = endpoint_of_handle(holder.handle)
-        endpoint = None if endpoint_id is None else self._state.endpoints.get(endpoint_id)
-        if endpoint is not None:
-            # Its end may be on its way; or this is an old call come late, and the address is another container's now.
-            self._state.keep_endpoint(replace(endpoint, given_up=True))
-        elif endpoint_id is not None or holder.handle.startswith(REQUESTED):
+        # Its end may be on its way; or this is an old call come late, and the address is another container's now.
+        if endpoint_id is not None and await self._state.change_endpoint(endpoint_id, given_up):
+            return {}
+        if endpoint_id is not None or holder.handle.startswith(REQUESTED):
             try:
                 await self._addresses.release_addresses([ReleaseRequest(address, holder.handle)])
             except TortieError:

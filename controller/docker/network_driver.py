@@ -20,7 +20,7 @@ from controller.docker.join_answer import join_answer
 from controller.docker.ports import check_reachable, occupied, publish
 from controller.docker.requests import parse_bindings, parse_endpoint, parse_network
 from controller.docker.sources import shared_sources
-from controller.docker.values import REQUESTED, Endpoint, endpoint_mac, link_name
+from controller.docker.values import REQUESTED, Endpoint, endpoint_mac, given_up, link_name
 from controller.errors import RefusedError
 from controller.kernel.sysctls import containers_check_strictly
 from controller.ports import WorkloadLink
@@ -28,13 +28,13 @@ from controller.reconcile.desired import workload_route
 from ipam.request import AssignRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from contextlib import AbstractAsyncContextManager
 
     from controller.docker.node_parts import Addresses, Lending, LinkWork, PacketFilter, RouteWork
     from controller.docker.requests import Fields
     from controller.docker.state import DriverState
-    from controller.docker.values import Network
+    from controller.docker.values import Binding, Network, Published
 
 log = logging.getLogger(__name__)
 
@@ -72,12 +72,12 @@ class NetworkDriver:
         self._alone = alone
         self._default_mtu_bytes = default_mtu_bytes
         self._filtering = Filtering(packet_filter=packet_filter, lending=lending, state=state)
+        self._choosing = asyncio.Lock()
         self._untaken: frozenset[str] = frozenset()
 
     async def create_network(self, fields: Fields) -> dict[str, object]:
         """Keep the network; one of this id that is there is kept as the call describes it."""
-        network = parse_network(fields, self._state.free_number(fields.identifier("NetworkID")))
-        self._state.keep_network(network)
+        network = await self._state.keep_network(fields.identifier("NetworkID"), partial(parse_network, fields))
         log.info("docker network created", extra=_network_fields(network))
         return {}
 
@@ -86,9 +86,9 @@ class NetworkDriver:
         network_id = fields.identifier("NetworkID")
         for endpoint in list(self._state.endpoints.values()):
             if endpoint.network_id == network_id:
-                self._state.keep_endpoint(replace(endpoint, given_up=True))
+                await self._state.change_endpoint(endpoint.endpoint_id, given_up)
                 await self._end(endpoint.endpoint_id)
-        self._state.forget_network(network_id)
+        await self._state.forget_network(network_id)
         log.info("docker network deleted", extra={"network": network_id})
         return {}
 
@@ -108,12 +108,12 @@ class NetworkDriver:
                 )
             await self._addresses.take_over(_assign_request(endpoint), REQUESTED)
             if present is None:
-                self._state.keep_endpoint(endpoint)
+                await self._state.keep_endpoint(endpoint)
             try:
                 await self._filtering.refresh()
             except BaseException:
                 if present is None:
-                    self._state.forget_endpoint(endpoint.endpoint_id)
+                    await self._state.forget_endpoint(endpoint.endpoint_id)
                 raise
         return {"Interface": {} if request.mac else {"MacAddress": mac}}
 
@@ -122,18 +122,18 @@ class NetworkDriver:
         endpoint_id = fields.identifier("EndpointID")
         sandbox = fields.text("SandboxKey")
         async with self._alone(link_name(endpoint_id)):
-            endpoint = replace(self._state.endpoint(endpoint_id), sandbox=sandbox)
+            endpoint = self._state.endpoint(endpoint_id)
             network = self._state.network(endpoint.network_id)
             for address in endpoint.addresses:
                 await self._packet_filter.let_through(address.version)
             try:
-                self._state.keep_endpoint(endpoint)
+                await self._state.change_endpoint(endpoint_id, lambda each: replace(each, sandbox=sandbox))
                 await self._filtering.refresh()
                 await self._make_link(endpoint, network)
                 shares = endpoint.host_name in shared_sources(self._state.endpoints.values())
                 await self._filtering.refresh(new_link=shares)
             except Exception:
-                await self._detach(endpoint)
+                await self._detach(endpoint_id)
                 raise
         if shares and await asyncio.to_thread(containers_check_strictly):
             log.warning("container drops what comes by the network without its default route", extra=_STRICT_FIELDS)
@@ -143,13 +143,8 @@ class NetworkDriver:
     async def leave(self, fields: Fields) -> dict[str, object]:
         """Remove the endpoint's link."""
         endpoint_id = fields.identifier("EndpointID")
-        host_name = link_name(endpoint_id)
-        async with self._alone(host_name):
-            endpoint = self._state.endpoints.get(endpoint_id)
-            if endpoint is None:
-                await self._links.unwire(host_name)
-            else:
-                await self._detach(endpoint)
+        async with self._alone(link_name(endpoint_id)):
+            await self._detach(endpoint_id)
         return {}
 
     async def delete_endpoint(self, fields: Fields) -> dict[str, object]:
@@ -163,13 +158,12 @@ class NetworkDriver:
         endpoint_id = fields.identifier("EndpointID")
         async with self._alone(link_name(endpoint_id)):
             endpoint = self._state.endpoint(endpoint_id)
-            others = {
-                each.endpoint_id: each.published for each in self._state.endpoints.values() if each is not endpoint
-            }
             check_reachable(bindings, endpoint.addresses)
-            had = frozenset(endpoint.published)
-            published = publish(bindings, others, lambda wanted: None if wanted in had else occupied(wanted))
-            await self._publish(endpoint, replace(endpoint, published=published))
+            # Until what is chosen is kept, nobody else may choose it.
+            async with self._choosing:
+                published = self._choose(bindings, endpoint)
+                await self._keep_published(endpoint_id, published)
+            await self._apply_published(endpoint)
         if published:
             log.info("docker ports published", extra=_endpoint_fields(self._state.endpoint(endpoint_id)))
         return {}
@@ -180,7 +174,8 @@ class NetworkDriver:
         async with self._alone(link_name(endpoint_id)):
             endpoint = self._state.endpoints.get(endpoint_id)
             if endpoint is not None:
-                await self._publish(endpoint, replace(endpoint, published=()))
+                await self._keep_published(endpoint_id, ())
+                await self._apply_published(endpoint)
         return {}
 
     async def describe(self, _fields: Fields) -> dict[str, object]:
@@ -194,7 +189,7 @@ class NetworkDriver:
         for endpoint in list(self._state.endpoints.values()):
             async with self._alone(endpoint.host_name):
                 if endpoint.handle not in held and endpoint.host_name not in self._links.index_of:
-                    self._state.forget_endpoint(endpoint.endpoint_id)
+                    await self._state.forget_endpoint(endpoint.endpoint_id)
                     log.info("docker endpoint forgotten: nothing is left of it", extra=_endpoint_fields(endpoint))
         await self._filtering.repair()
         for version in {address.version for each in self._state.endpoints.values() for address in each.addresses}:
@@ -210,7 +205,7 @@ class NetworkDriver:
         for endpoint in list(self._state.endpoints.values()):
             if endpoint.lent_name in untaken & self._untaken:
                 log.warning("docker endpoint was abandoned and is ended", extra=_endpoint_fields(endpoint))
-                self._state.keep_endpoint(replace(endpoint, given_up=True))
+                await self._state.change_endpoint(endpoint.endpoint_id, given_up)
                 await self._end(endpoint.endpoint_id)
         self._untaken = untaken
 
@@ -218,12 +213,12 @@ class NetworkDriver:
         host_name = link_name(endpoint_id)
         async with self._alone(host_name):
             await self._links.unwire(host_name)
-            endpoint = self._state.endpoints.get(endpoint_id)
+            endpoint = await self._state.forget_endpoint(endpoint_id)
             if endpoint is None:
                 return
+            # After it is forgotten: from then on a release frees by itself.
             if endpoint.given_up:
                 await self._addresses.release(endpoint.handle)
-            self._state.forget_endpoint(endpoint_id)
             await self._filtering.refresh()
         log.info("docker endpoint detached", extra=_endpoint_fields(endpoint))
 
@@ -239,19 +234,26 @@ class NetworkDriver:
         index = await self._links.make(link.host_name, partial(self._lending.lend, link, gateways))
         await self._routes.program([workload_route(address, index) for address in link.addresses])
 
-    async def _detach(self, endpoint: Endpoint) -> None:
+    async def _detach(self, endpoint_id: str) -> None:
         """Have the endpoint without a link and in no container."""
-        await self._links.unwire(endpoint.host_name)
-        self._state.keep_endpoint(replace(endpoint, sandbox=""))
+        await self._links.unwire(link_name(endpoint_id))
+        await self._state.change_endpoint(endpoint_id, lambda each: replace(each, sandbox=""))
         await self._filtering.refresh()
 
-    async def _publish(self, before: Endpoint, after: Endpoint) -> None:
-        """Keep the endpoint with other ports; on an error it has those of before."""
-        self._state.keep_endpoint(after)
+    def _choose(self, bindings: Iterable[Binding], endpoint: Endpoint) -> tuple[Published, ...]:
+        others = {name: each.published for name, each in self._state.endpoints.items() if name != endpoint.endpoint_id}
+        had = frozenset(endpoint.published)
+        return publish(bindings, others, lambda wanted: None if wanted in had else occupied(wanted))
+
+    async def _keep_published(self, endpoint_id: str, published: tuple[Published, ...]) -> None:
+        await self._state.change_endpoint(endpoint_id, lambda each: replace(each, published=published))
+
+    async def _apply_published(self, before: Endpoint) -> None:
+        """Have the ports that are kept reach the endpoint; on an error it has those of before."""
         try:
             await self._filtering.refresh()
         except BaseException:
-            self._state.keep_endpoint(before)
+            await self._keep_published(before.endpoint_id, before.published)
             raise
 
 

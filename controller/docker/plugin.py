@@ -77,16 +77,17 @@ class DockerPlugin:
             }
         )
 
-    async def run(self) -> None:
+    async def run(self, serving: Callable[[], None] = lambda: None) -> None:
         """Serve until cancelled; networks, links and published ports stay as they are then.
 
-        The node's addresses must be known. Raises `PermanentError` for a state that cannot be read, `RefusedError` when
-        the socket cannot be had.
+        The node's addresses must be known; `serving` is called once dockerd is answered. Raises `PermanentError` for a
+        state that cannot be read, `RefusedError` when the socket cannot be had.
         """
         self._state.load()
         listener = bind(self._socket_path)
         try:
             await self._server.start(listener)
+            serving()
             await self._keep_right()
         finally:
             self._socket_path.unlink(missing_ok=True)  # before it is closed: while we listen nobody replaces it

@@ -6,28 +6,37 @@ the host's start. Links, addresses and routes are not in it: they are read from 
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 import os
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from controller.docker.values import MAX_NETWORKS, Endpoint, Network, Protocol, Published
 from controller.errors import PermanentError, RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 _VERSION = 1
 
 
 class DriverState:
-    """Networks and endpoints of this host by their ids; every change is in the file before the method returns."""
+    """Networks and endpoints of this host by their ids.
+
+    Every change is on the disk before its method returns, and known only then; changes take turns, each of what those
+    before it made. Raises `PermanentError` when the file cannot be written, and nothing has changed then.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._networks: dict[str, Network] = {}
         self._endpoints: dict[str, Endpoint] = {}
+        self._turn = asyncio.Lock()
+        # The turn of a change that was cancelled ends before its thread does.
+        self._writing = Lock()
 
     @property
     def networks(self) -> Mapping[str, Network]:
@@ -78,8 +87,46 @@ class DriverState:
                 f"endpoint {endpoint_id[:12]} is not known to this host's agent; restart its container"
             ) from None
 
-    def free_number(self, network_id: str) -> int:
-        """Return the number of a network, or one that no network has; the same network tends to get the same."""
+    async def keep_network(self, network_id: str, made: Callable[[int], Network]) -> Network:
+        """Have the network that is made with a number of its own, and return it.
+
+        That is the number it has, or one that no network has; the same network tends to get the same.
+        """
+        async with self._turn:
+            network = made(self._free_number(network_id))
+            await self._change({**self._networks, network.network_id: network}, self._endpoints)
+            return network
+
+    async def keep_endpoint(self, endpoint: Endpoint) -> None:
+        """Have the endpoint as it is."""
+        async with self._turn:
+            await self._change(self._networks, {**self._endpoints, endpoint.endpoint_id: endpoint})
+
+    async def change_endpoint(self, endpoint_id: str, change: Callable[[Endpoint], Endpoint]) -> Endpoint | None:
+        """Have the endpoint as the change makes it, and return it; None if there is none."""
+        async with self._turn:
+            present = self._endpoints.get(endpoint_id)
+            if present is None:
+                return None
+            endpoint = change(present)
+            await self._change(self._networks, {**self._endpoints, endpoint_id: endpoint})
+            return endpoint
+
+    async def forget_network(self, network_id: str) -> None:
+        """Have no network of this id."""
+        async with self._turn:
+            left = {name: each for name, each in self._networks.items() if name != network_id}
+            await self._change(left, self._endpoints)
+
+    async def forget_endpoint(self, endpoint_id: str) -> Endpoint | None:
+        """Have no endpoint of this id, and return how it was; None if there was none."""
+        async with self._turn:
+            present = self._endpoints.get(endpoint_id)
+            left = {name: each for name, each in self._endpoints.items() if name != endpoint_id}
+            await self._change(self._networks, left)
+            return present
+
+    def _free_number(self, network_id: str) -> int:
         if network_id in self._networks:
             return self._networks[network_id].number
         taken = {network.number for network in self._networks.values()}
@@ -90,45 +137,36 @@ class DriverState:
                 return number
         raise RefusedError(f"this host has {MAX_NETWORKS} networks, which is the most; remove some")
 
-    def keep_network(self, network: Network) -> None:
-        """Have the network as it is."""
-        self._change({**self._networks, network.network_id: network}, self._endpoints)
-
-    def keep_endpoint(self, endpoint: Endpoint) -> None:
-        """Have the endpoint as it is."""
-        self._change(self._networks, {**self._endpoints, endpoint.endpoint_id: endpoint})
-
-    def forget_network(self, network_id: str) -> None:
-        """Have no network of this id."""
-        self._change({name: each for name, each in self._networks.items() if name != network_id}, self._endpoints)
-
-    def forget_endpoint(self, endpoint_id: str) -> None:
-        """Have no endpoint of this id."""
-        self._change(self._networks, {name: each for name, each in self._endpoints.items() if name != endpoint_id})
-
-    def _change(self, networks: dict[str, Network], endpoints: dict[str, Endpoint]) -> None:
+    async def _change(self, networks: dict[str, Network], endpoints: dict[str, Endpoint]) -> None:
         if (networks, endpoints) == (self._networks, self._endpoints):
             return
+        try:
+            # Not on the event loop, which other callers wait for: a disk may take its time.
+            await asyncio.to_thread(self._write, networks, endpoints)
+        except OSError as error:
+            raise PermanentError(f"docker_state_path {self._path} cannot be written: {error}") from error
+        self._networks, self._endpoints = networks, endpoints
+
+    def _write(self, networks: dict[str, Network], endpoints: dict[str, Endpoint]) -> None:
+        """Replace the file in one step; it and its name are on the disk afterwards."""
         fields = {
             "version": _VERSION,
             "networks": [_network_fields(network) for network in networks.values()],
             "endpoints": [_endpoint_fields(endpoint) for endpoint in endpoints.values()],
         }
-        try:
-            self._write(json.dumps(fields, indent=1))
-        except OSError as error:
-            raise PermanentError(f"docker_state_path {self._path} cannot be written: {error}") from error
-        self._networks, self._endpoints = networks, endpoints
-
-    def _write(self, text: str) -> None:
-        """Replace the file in one step, on the disk before it counts."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        new = self._path.with_name(self._path.name + ".new")
-        with new.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self._path)
+        with self._writing:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            new = self._path.with_name(self._path.name + ".new")
+            with new.open("w") as file:
+                file.write(json.dumps(fields, indent=1))
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(self._path)
+            directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
 
 
 def _checked(fields: dict[str, Any]) -> dict[str, Any]:

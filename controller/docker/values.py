@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
@@ -130,6 +130,11 @@ class Endpoint:
     def lent_name(self) -> str:
         """The name of the link's other end until dockerd takes it: not one of a link that stays with us."""
         return LENT_LINK_PREFIX + hashlib.sha256(self.endpoint_id.encode()).hexdigest()[:12]
+
+
+def given_up(endpoint: Endpoint) -> Endpoint:
+    """Return the endpoint with its addresses released."""
+    return replace(endpoint, given_up=True)
 
 
 def link_name(endpoint_id: str) -> str:

@@ -65,7 +65,7 @@ class World:
         """Attach the container to a network by both or these IP versions, as a Join does and dockerd after it."""
         this = endpoint(number)
         this = replace(this, addresses=tuple(each for each in this.addresses if each.version in (versions or (4, 6))))
-        self.state.keep_endpoint(this)
+        await self.state.keep_endpoint(this)
         await self.filtering.refresh()
         gateways = tuple(gateway(number, address.version) for address in this.addresses)
         link = WorkloadLink(this.host_name, this.lent_name, this.mac, this.addresses, 1400)
@@ -84,7 +84,7 @@ class World:
     async def detach(self, number: int) -> None:
         """End the attachment."""
         ip(f"link delete {endpoint(number).host_name}")
-        self.state.keep_endpoint(replace(endpoint(number), sandbox=""))
+        await self.state.keep_endpoint(replace(endpoint(number), sandbox=""))
         await self.filtering.refresh()
 
     def lead_out_by(self, number: int) -> None:
@@ -186,7 +186,7 @@ async def test_a_container_of_several_networks_forges_nothing(world: World, vers
     """By no link of it comes what is another's: of the pool, of a container beside it, or of elsewhere."""
     await world.attach(2)
     other = replace(endpoint(3), sandbox="other")
-    world.state.keep_endpoint(other)
+    await world.state.keep_endpoint(other)
     await world.filtering.refresh()
     forged = {4: ("10.9.0.3", "10.9.0.77", "203.0.113.9"), 6: ("fd00:9::3", "fd00:9::77", "2001:db8:9::9")}[version]
     own = [each for number in (1, 2) for each in endpoint(number).addresses if each.version == version]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import json
+import os
 import re
 import socket
+import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +17,16 @@ import pytest
 from controller.docker.ports import check_reachable, occupied, publish
 from controller.docker.ruleset import ruleset
 from controller.docker.state import DriverState
-from controller.docker.values import MAX_NETWORKS, Binding, Endpoint, Network, Protocol, Published, endpoint_of_handle
+from controller.docker.values import (
+    MAX_NETWORKS,
+    Binding,
+    Endpoint,
+    Network,
+    Protocol,
+    Published,
+    endpoint_of_handle,
+    given_up,
+)
 from controller.errors import PermanentError, RefusedError
 
 if TYPE_CHECKING:
@@ -152,29 +166,84 @@ def test_an_internal_network_publishes_nothing_and_is_barred_in_both_families() 
     assert f'oifname "{ENDPOINT.host_name}" meta nfproto ipv6 drop' in text
 
 
-def test_state_is_the_same_after_a_restart(tmp_path: Path) -> None:
+async def keep(state: DriverState, network_id: str) -> Network:
+    """Have a network of this id."""
+    return await state.keep_network(network_id, lambda number: replace(NETWORK, network_id=network_id, number=number))
+
+
+async def test_state_is_the_same_after_a_restart(tmp_path: Path) -> None:
     """Networks with their numbers, endpoints with their ports."""
     state = DriverState(tmp_path / "below" / "docker.json")
     state.load()
-    state.keep_network(NETWORK)
-    state.keep_endpoint(ENDPOINT)
+    network = await keep(state, "n1")
+    await state.keep_endpoint(ENDPOINT)
     again = DriverState(tmp_path / "below" / "docker.json")
     again.load()
-    assert (again.networks, again.endpoints) == ({"n1": NETWORK}, {"e1": ENDPOINT})
-    again.forget_endpoint("e1")
-    again.forget_endpoint("e1")
-    again.forget_network("n1")
+    assert (again.networks, again.endpoints) == ({"n1": network}, {"e1": ENDPOINT})
+    assert await again.forget_endpoint("e1") == ENDPOINT
+    assert await again.forget_endpoint("e1") is None
+    await again.forget_network("n1")
     state.load()
     assert (state.networks, state.endpoints) == ({}, {})
 
 
-def test_numbers_are_not_given_twice(tmp_path: Path) -> None:
-    """The same network keeps its own."""
+async def test_a_state_of_before_there_were_sandboxes_is_read(tmp_path: Path) -> None:
+    """An agent that is upgraded knows its endpoints, and of none that it shares a container with another."""
+    path = tmp_path / "docker.json"
+    state = DriverState(path)
+    await state.keep_endpoint(ENDPOINT)
+    fields = json.loads(path.read_text())
+    del fields["endpoints"][0]["sandbox"]
+    path.write_text(json.dumps(fields))
+    state.load()
+    assert state.endpoints == {"e1": replace(ENDPOINT, sandbox="")}
+
+
+async def test_numbers_are_not_given_twice(tmp_path: Path) -> None:
+    """The same network keeps its own, also if many are created at once."""
     state = DriverState(tmp_path / "docker.json")
-    first = state.free_number("x")
-    state.keep_network(Network("y", (), internal=False, mtu_bytes=0, number=first))
-    assert state.free_number("x") == (first + 1) % MAX_NETWORKS
-    assert state.free_number("y") == first
+    first = (await keep(state, "x")).number
+    await state.forget_network("x")
+    made = await asyncio.gather(*(keep(state, "x" * length) for length in (1, 1, 2, 3)))
+    assert [each.number for each in made[:2]] == [first, first]
+    assert len({each.number for each in made}) == 3
+
+
+async def test_changes_at_once_are_all_kept(tmp_path: Path) -> None:
+    """Each is made of what those before it left, and what is not there is not changed into being."""
+    path = tmp_path / "docker.json"
+    state = DriverState(path)
+    await asyncio.gather(*(state.keep_endpoint(replace(ENDPOINT, endpoint_id=f"e{number}")) for number in range(9)))
+    assert await state.change_endpoint("gone", given_up) is None
+    await asyncio.gather(
+        state.change_endpoint("e3", given_up),
+        state.change_endpoint("e3", lambda each: replace(each, published=())),
+        state.forget_endpoint("e4"),
+    )
+    again = DriverState(path)
+    again.load()
+    assert again.endpoints == state.endpoints
+    assert again.endpoints.keys() == {f"e{number}" for number in range(9) if number != 4}
+    assert again.endpoints["e3"] == replace(ENDPOINT, endpoint_id="e3", given_up=True, published=())
+
+
+async def test_the_disk_holds_up_nobody_but_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop goes on while the file is written, and the change is known only when it is on the disk."""
+    state = DriverState(tmp_path / "docker.json")
+    disk, slow = threading.Event(), os.fsync
+
+    def synced(descriptor: int) -> None:
+        assert disk.wait(timeout=10)
+        slow(descriptor)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    change = asyncio.create_task(state.keep_endpoint(ENDPOINT))
+    while not (tmp_path / "docker.json.new").exists():  # noqa: ASYNC110  a file tells nobody that it came
+        await asyncio.sleep(0)
+    assert state.endpoints == {}
+    disk.set()
+    await change
+    assert state.endpoints == {"e1": ENDPOINT}
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"version": 2}', '{"version": 1, "networks": [7]}', "\x00"])
@@ -187,10 +256,10 @@ def test_a_state_that_makes_no_sense_is_told_and_kept(tmp_path: Path, text: str)
     assert path.read_text() == text
 
 
-def test_a_state_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
+async def test_a_state_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
     """The caller is told, and what was kept before still is."""
     (tmp_path / "file").touch()
     state = DriverState(tmp_path / "file" / "docker.json")
     with pytest.raises(PermanentError, match="docker_state_path"):
-        state.keep_network(NETWORK)
+        await keep(state, "n1")
     assert state.networks == {}

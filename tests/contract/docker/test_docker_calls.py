@@ -308,6 +308,19 @@ async def test_the_filter_is_told_of_ports_of_udp(node: Node) -> None:
     assert node.kernel.datagram_ports == set()
 
 
+async def test_of_many_that_ask_for_a_port_at_once_one_has_it(node: Node) -> None:
+    """Also while what was decided is being written."""
+    pool_id = await create_network(node)
+    endpoints = [letter * 64 for letter in "0123456789"]
+    for endpoint in endpoints:
+        await create_endpoint(node, pool_id, endpoint)
+    publish = "/NetworkDriver.ProgramExternalConnectivity"
+    calls = [node.call(publish, {"EndpointID": each, "Options": web_port(18086)}) for each in endpoints]
+    answers = await asyncio.gather(*calls)
+    assert sorted(status for status, _ in answers) == [200, *[500] * 9]
+    assert sum(bool(each["published"]) for each in node.state()["endpoints"]) == 1
+
+
 async def test_a_packet_filter_that_refuses_leaves_nothing_published(node: Node) -> None:
     """The caller is told why, and the port can be had once the filter works."""
     pool_id = await create_network(node)

@@ -17,6 +17,8 @@ from controller.lab.network import NAMESPACES
 from controller.lab.processes import processes_in
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from controller.lab.lab import Lab
 
 _DEADLINE_SECONDS = 60.0
@@ -58,8 +60,8 @@ class DockerHost:
         """Where the agent serves dockerd: /run/docker/plugins as this dockerd sees it."""
         return self._run / "docker" / "plugins" / "tortie.sock"
 
-    def start_agent(self) -> None:
-        """Start the agent in place of the lab's and wait until it serves."""
+    def start_agent(self, *, until: Callable[[], bool] | None = None) -> None:
+        """Start the agent in place of the lab's and wait until it serves Docker, or until something else is so."""
         self.lab.stop(f"{self.name}/agent")
         command, settings = self.lab.command(self.name, ["tortie-agent"])
         settings |= {
@@ -68,7 +70,7 @@ class DockerHost:
         }
         with (self.directory / "agent.log").open("ab") as log:
             self.agent = subprocess.Popen(command, env=settings, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        self._wait(self.plugin_socket.exists, "the agent serves Docker")
+        self._wait(until or self.plugin_socket.exists, "the agent serves")
 
     def stop_agent(self, number: int = signal.SIGTERM) -> None:
         """End the agent with a signal."""

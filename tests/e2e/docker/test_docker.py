@@ -160,6 +160,32 @@ def test_a_killed_dockerd_and_a_restarted_agent_lose_nothing(
     wait_until(lambda: fetched(lab, "h3", f"http://{second}/"), "h3 reaches a container of after the restart")
 
 
+def test_a_damaged_file_keeps_nobody_but_docker_waiting(
+    docker: tuple[Lab, DockerHost, DockerHost], wait_until: Callable[..., None]
+) -> None:
+    """Routes and other runtimes go on, and the node says what is wrong; once it is mended Docker is served."""
+    lab, one, _ = docker
+    address = serve(one, "stays", "--net", "routed")
+
+    def told() -> bool:
+        return "dockerd is not served: docker_state_path" in lab.run("h1", ["tortiectl", "node", "status"]).stdout
+
+    file = one.directory / "docker.json"
+    whole = file.read_text()
+    one.stop_agent()
+    file.write_text(whole[:-20])
+    one.start_agent(until=told)
+    workload = lab.add_workload("h1")
+    for each in (address, workload.addresses[0]):
+        ping = ["ping", "-n", "-c", "1", "-W", "1", each]
+        wait_until(lambda ping=ping: lab.run("h3", ping).returncode == 0, f"{each} answers h3")
+    lab.remove_workload(workload.name)
+    file.write_text(whole)
+    wait_until(lambda: one.plugin_socket.exists() and not told(), "Docker is served")
+    later = serve(one, "later", "--net", "routed")
+    wait_until(lambda: fetched(lab, "h3", url_of(later)), "h3 reaches a later one")
+
+
 def test_a_removal_by_force_leaves_nothing(
     docker: tuple[Lab, DockerHost, DockerHost], wait_until: Callable[..., None]
 ) -> None:
