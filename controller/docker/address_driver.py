@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from controller.docker.requests import parse_address_request, parse_pool_request
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from controller.docker.node_parts import Addresses
     from controller.docker.requests import Fields
     from controller.docker.state import DriverState
+    from ipam.address import IPAddress
     from ipam.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,8 @@ class AddressDriver:
         self._pools = pools
         self._state = state
         self._leftovers = leftovers
+        # How often each address was given to one who asked for it, and not released since.
+        self._given: Counter[IPAddress] = Counter()
 
     async def request_pool(self, fields: Fields) -> dict[str, object]:
         """Return the id and CIDR of the pool that is asked for."""
@@ -90,23 +94,25 @@ class AddressDriver:
             pools=(pool_name,) if pool_name else (),
             addresses=() if request.address is None else (request.address,),
         )
-        try:
-            assignment = await self._addresses.assign(wanted)
-        except AddressUnavailable:
-            if request.address is None or not await self._leftovers.free(request.address):
-                raise
-            assignment = await self._addresses.assign(wanted)
-        [address] = assignment.addresses
+        address = await self._assigned(wanted, request.address)
         log.info("address assigned to docker", extra={"address": str(address), "pool": pool_name})
         return {"Address": f"{address}/{address.max_prefixlen}", "Data": {}}
 
     async def release_address(self, fields: Fields) -> dict[str, object]:
-        """Free an address once no endpoint has it; one that nobody holds, or that is not docker's, is left alone."""
+        """Free an address once no endpoint has it; one that nobody holds, or that is not docker's, is left alone.
+
+        Of several to whom it was given at once the last who releases it frees it: one of them may have it.
+        """
         _parse_pool_id(fields.text("PoolID"))
         address = fields.address("Address")
+        if address is not None and self._given[address] > 1:
+            self._given[address] -= 1
+            log.info("address stays: docker asked for it more than once", extra={"address": str(address)})
+            return {}
         holder = None if address is None else self._addresses.holders().get(address)
         if address is None or holder is None:
             return {}
+        self._given.pop(address, None)
         endpoint_id = endpoint_of_handle(holder.handle)
         # Its end may be on its way; or this is an old call come late, and the address is another container's now.
         if endpoint_id is not None and await self._state.change_endpoint(endpoint_id, given_up):
@@ -119,6 +125,21 @@ class AddressDriver:
                 raise
             log.info("address released by docker", extra={"address": str(address), "handle": holder.handle})
         return {}
+
+    async def _assigned(self, wanted: AssignRequest, asked: IPAddress | None) -> IPAddress:
+        """Return the address that is assigned; one that was asked for is had too where it was left behind."""
+        if asked is not None and asked not in self._addresses.holders():
+            self._given.pop(asked, None)  # it was collected from those it was given to
+        try:
+            assignment = await self._addresses.assign(wanted)
+        except AddressUnavailable:
+            if asked is None or not await self._leftovers.free(asked):
+                raise
+            assignment = await self._addresses.assign(wanted)
+        [address] = assignment.addresses
+        if asked is not None:
+            self._given[address] += 1
+        return address
 
     def _pool(self, what: str, wanted: str, fits: Callable[[Pool], bool]) -> Pool:
         pools = self._pools()
