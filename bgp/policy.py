@@ -37,6 +37,7 @@ class Rejection(Enum):
     OWN_NEXT_HOP = "own_next_hop"
     UNKNOWN_NEXT_HOP = "unknown_next_hop"
     AS_LOOP = "as_loop"
+    FIRST_AS = "first_as"
     HOST_SUBNET = "host_subnet"
     FILTERED = "filtered"
     TOO_MANY_PREFIXES = "too_many_prefixes"
@@ -71,6 +72,7 @@ class PolicyContext:
     subnets_in_pools: tuple[IPNetwork, ...] = ()
     rules_by_peer: Mapping[IPAddress, tuple[Rule, ...]] = field(default_factory=dict)
     local_as_by_peer: Mapping[IPAddress, int] = field(default_factory=dict)
+    as_by_external_peer: Mapping[IPAddress, int] = field(default_factory=dict)
     #: The pools of each block length.
     pools_by_block_length: tuple[tuple[int, PrefixSet], ...] = ()
 
@@ -99,13 +101,15 @@ def policy_context(
     subnets: Iterable[IPNetwork] = (),
     rules_by_peer: Mapping[IPAddress, tuple[Rule, ...]] | None = None,
     local_as_by_peer: Mapping[IPAddress, int] | None = None,
+    as_by_external_peer: Mapping[IPAddress, int] | None = None,
     block_length_of: Mapping[IPNetwork, int] | None = None,
 ) -> PolicyContext:
     """Return the context.
 
     `next_hops` are the other nodes' addresses, `held` the host prefixes of local workloads, `subnets` those of the
     host's own interfaces, `rules_by_peer` the import rules of the peers that have any, `local_as_by_peer` the AS number
-    shown to peers that are not shown the node's own, `block_length_of` the prefix length of a pool's blocks.
+    shown to peers that are not shown the node's own, `as_by_external_peer` the AS numbers of peers in other ASes,
+    `block_length_of` the prefix length of a pool's blocks.
     """
     blocks, ranges, hosts = frozenset(own_blocks), tuple(pools), tuple(subnets)
     lengths = block_length_of or {}
@@ -124,6 +128,7 @@ def policy_context(
         ),
         rules_by_peer=rules_by_peer or {},
         local_as_by_peer=local_as_by_peer or {},
+        as_by_external_peer=as_by_external_peer or {},
         pools_by_block_length=tuple(
             (length, PrefixSet(pool for pool, blocks_length in lengths.items() if blocks_length == length))
             for length in set(lengths.values())
@@ -158,7 +163,7 @@ def rejections(routes: Iterable[LearnedRoute], context: PolicyContext) -> Iterat
         if hop_changed:
             hop_before, peer_before, path_before = next_hop, peer, as_path
             rules = context.rules_by_peer.get(peer)
-            loops = context.local_as in as_path or context.local_as_by_peer.get(peer) in as_path
+            path_rejection = _check_path(as_path, peer, context)
             hop_rejection = _check_next_hop(next_hop, peer, context)
         if hop_changed or prefix.netmask is not mask_before:
             mask_before = prefix.netmask
@@ -182,8 +187,8 @@ def rejections(routes: Iterable[LearnedRoute], context: PolicyContext) -> Iterat
             yield Rejection.DEFAULT_ROUTE
         elif action is None and not is_inside(address, pools):
             yield Rejection.OUTSIDE_POOLS
-        elif loops:
-            yield Rejection.AS_LOOP
+        elif path_rejection is not None:
+            yield path_rejection
         elif prefix in own_prefixes:
             yield Rejection.OWN_PREFIX
         elif own_blocks and not is_single and is_inside(address, own_blocks):
@@ -196,6 +201,20 @@ def rejections(routes: Iterable[LearnedRoute], context: PolicyContext) -> Iterat
             yield Rejection.NEXT_HOP_VERSION
         else:
             yield hop_rejection
+
+
+def _check_path(as_path: tuple[int, ...], peer: IPAddress, context: PolicyContext) -> Rejection | None:
+    """Return the rule the path breaks, whatever the prefix: it must not hold this AS, and begin with the peer's.
+
+    The latter goes for peers of other ASes (RFC 4271, section 6.3): a shorter path would win over the true ones. Within
+    a confederation the segment of member ASes begins with the peer's (RFC 5065, section 4).
+    """
+    if context.local_as in as_path or context.local_as_by_peer.get(peer) in as_path:
+        return Rejection.AS_LOOP
+    first = context.as_by_external_peer.get(peer)
+    if first is not None and as_path[:1] != (first,):
+        return Rejection.FIRST_AS
+    return None
 
 
 def _check_next_hop(next_hop: IPAddress, peer: IPAddress, context: PolicyContext) -> Rejection | None:

@@ -117,6 +117,7 @@ class Selection:
 
     def _accepted(self, grounds: Grounds, learned: Learned) -> Learned:
         """Return the best of the accepted routes for each prefix, and note those refused."""
+        external = {peer.address: peer.peer_as for peer in grounds.peers if peer.peer_as != peer.local_as}
         context = policy_context(
             local_as=grounds.as_number,
             pools=grounds.block_length_of,
@@ -129,9 +130,9 @@ class Selection:
             local_as_by_peer={
                 peer.address: peer.local_as for peer in grounds.peers if peer.local_as != grounds.as_number
             },
+            as_by_external_peer=external,
             block_length_of=grounds.block_length_of,
         )
-        external = frozenset(peer.address for peer in grounds.peers if peer.peer_as != peer.local_as)
         reachable = functools.cache(lambda next_hop: device_of(next_hop, grounds.interfaces) is not None)
         every = list(chain.from_iterable(learned.values()))
         reasons = list(rejections(every, context))

@@ -393,9 +393,10 @@ def test_peers_of_another_as_are_known_by_their_definitions() -> None:
     inner = route("10.0.1.0/26", "192.0.2.2", (65001,))
     outer = route("10.0.1.0/26", "192.0.2.254", (65000,))._replace(peer=rack.address)
     looped = route("10.0.2.0/26", "192.0.2.254", (65000, 64601))._replace(peer=rack.address)
-    decision = decide(knowledge(inner, outer, looped, peers=(rack,)))
+    pushing = route("10.0.3.0/26", "192.0.2.254")._replace(peer=rack.address)
+    decision = decide(knowledge(inner, outer, looped, pushing, peers=(rack,)))
     assert decision.routes.routes[ip_network("10.0.1.0/26")] == via("10.0.1.0/26", "192.0.2.254")
-    assert counts(decision) == {Rejection.AS_LOOP: 1}
+    assert counts(decision) == {Rejection.AS_LOOP: 1, Rejection.FIRST_AS: 1}
 
 
 def test_routes_of_a_block_that_cannot_be_read_are_spared() -> None:

@@ -263,6 +263,16 @@ def test_a_route_that_went_through_what_a_peer_takes_for_us_is_a_loop(context: P
     assert accept(route("10.9.1.0/26", peer="10.0.0.9", as_path=(65000, 64602)), shown) is None
 
 
+def test_from_outside_a_path_begins_with_the_as_of_the_peer(context: PolicyContext) -> None:
+    """One without it would be shorter than the true ones, and as good as one from inside (RFC 4271, section 6.3)."""
+    known = dataclasses.replace(context, as_by_external_peer={IPv4Address("10.0.0.2"): 65000})
+    assert accept(route("10.9.1.0/26", as_path=(65000, 65001)), known) is None
+    assert accept(route("10.9.1.0/26", as_path=()), known) is Rejection.FIRST_AS
+    assert accept(route("10.9.1.0/26", as_path=(65001, 65000)), known) is Rejection.FIRST_AS
+    assert accept(route("10.9.1.0/26", as_path=(65001, 64512)), known) is Rejection.AS_LOOP
+    assert accept(route("10.9.1.0/26", peer="10.0.0.9", as_path=()), known) is None
+
+
 # A peer has one route for a prefix.
 @given(st.lists(st.tuples(*[st.integers(0, 2)] * 7), min_size=1, max_size=3, unique_by=lambda numbers: numbers[1]))
 def test_the_choice_depends_on_the_routes_alone(numbers: list[tuple[int, ...]]) -> None:
