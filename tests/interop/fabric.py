@@ -66,6 +66,8 @@ class Fabric:
             for number, as_number in enumerate(numbers, start=1)
         )
         self.pings: list[Pings] = []
+        #: The passwords of the hosts' sessions, by host and IP version.
+        self.passwords = {(host.name, version): PASSWORD for host in self.hosts for version in (4, 6)}
         self._blocks: dict[str, tuple[IPNetwork, ...]] = {}
         self._namespaces = [self.namespace, *(name for host in self.hosts for name in (host.namespace, host.workload))]
         self._store = SqliteStore(directory / "store.db")
@@ -85,8 +87,8 @@ class Fabric:
     async def start(self) -> None:
         """Make the namespaces, write what operators would write, and start every program."""
         self._make_namespaces()
-        await self.set_pools(exported=True)
-        await self._write_peers()
+        await self.announce(4, 6)
+        await self.write_peers()
         self.router.start()
         for host in self.hosts:
             host.start_speaker()
@@ -120,9 +122,9 @@ class Fabric:
         """Return the AS number the host shows the router."""
         return self.session_as[self.hosts.index(host)]
 
-    async def set_pools(self, *, exported: bool) -> None:
-        """Let the blocks of all pools be announced, or not."""
-        pools = [replace(pool, disable_bgp_export=not exported) for pool in _POOLS]
+    async def announce(self, *versions: int) -> None:
+        """Let the hosts announce their blocks of these IP versions, and no others."""
+        pools = [replace(pool, disable_bgp_export=pool.cidr.version not in versions) for pool in _POOLS]
         await self._store.commit([Put(keys.pool(pool.name), encode_pool(pool), None) for pool in pools])
 
     async def close(self) -> None:
@@ -144,11 +146,18 @@ class Fabric:
         self.pings += started
         return started
 
+    def refused_segments(self) -> int:
+        """Return how many segments the router's kernel has refused because of their signature (RFC 2385)."""
+        lines = self.router.ask("cat", "/proc/net/netstat").splitlines()
+        names, values = (line.split() for line in lines if line.startswith("TcpExt:"))
+        return int(dict(zip(names, values, strict=True))["TCPMD5Failure"])
+
     def log(self) -> str:
         """Return the end of what every program logged."""
         return "\n".join([*(host.log() for host in self.hosts), self.router.log()])
 
-    async def _write_peers(self) -> None:
+    async def write_peers(self) -> None:
+        """Let the hosts have their sessions with the router, with these passwords."""
         operations = [Put(keys.BGP_CONFIGURATION, encode_bgp_configuration(BgpConfiguration(mesh=False)), None)]
         for host, session_as in zip(self.hosts, self.session_as, strict=True):
             for address in host.link.router:
@@ -157,7 +166,7 @@ class Fabric:
                     address=address,
                     as_number=self.router_as,
                     node=host.name,
-                    password=PASSWORD,
+                    password=self.passwords[host.name, address.version],
                     local_as=session_as,
                 )
                 operations.append(Put(keys.peer(peer.name), encode_peer(peer), None))

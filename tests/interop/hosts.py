@@ -96,6 +96,10 @@ class Host:
         except AgentUnavailable:
             return None
 
+    def desired(self) -> str:
+        """Return what the speaker is to do, as it keeps it for its next start."""
+        return (self._directory / "bgp" / "desired.jsonl").read_text()
+
     def is_ready(self) -> bool:
         """Say whether a workload could be wired now."""
         status = self.status()

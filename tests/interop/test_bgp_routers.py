@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop.fabric import Fabric
+from tests.interop.fabric import PASSWORD, Fabric
 from tests.interop.routers import Bird, Frr, GoBgp
 
 if TYPE_CHECKING:
@@ -106,11 +106,31 @@ async def test_routes_cross_are_withdrawn_and_survive_restarts_of_either_side(fa
     await until_more_replies(fabric, flows)
     assert [flow.finish() for flow in flows] == [set()] * len(flows)
 
-    await fabric.set_pools(exported=False)
+    await change_while_the_router_is_down(fabric)
+    await fabric.announce()
     await until_routed(fabric, reachable=False)
     assert not fabric.known_to_router()
-    await fabric.set_pools(exported=True)
+    await fabric.announce(4, 6)
     await until_routed(fabric)
+
+
+async def test_a_wrong_password_brings_no_session(program: type, tmp_path: Path) -> None:
+    """While all other sessions come up, the kernel refuses what one of them says; with the right one it stands, too."""
+    fabric = Fabric(f"tr{os.getpid()}n{next(_numbers)}", tmp_path, program, reflector=True)
+    right, wrong = fabric.hosts
+    four, six = map(str, wrong.link.router)
+    fabric.passwords[wrong.name, 4] = "another.password"
+    try:
+        await fabric.start()
+        await until(fabric, lambda: right.established() == {four, six}, "in sessions with the right password")
+        await until(fabric, lambda: six in wrong.established(), "in the session beside the wrong one")
+        await until(fabric, fabric.refused_segments, "refused")
+        assert wrong.established() == {six}
+        fabric.passwords[wrong.name, 4] = PASSWORD
+        await fabric.write_peers()
+        await until(fabric, lambda: wrong.established() == {four, six}, "in a session with the right password")
+    finally:
+        await fabric.close()
 
 
 def check_what_was_told(fabric: Fabric) -> None:
@@ -136,6 +156,25 @@ async def restart_speaker(fabric: Fabric, host: Host) -> None:
     host.start_speaker()
     await until_told_everything(fabric)
     await until_routed(fabric)
+
+
+async def change_while_the_router_is_down(fabric: Fabric) -> None:
+    """Let the hosts give up announcing IPv6 meanwhile; when the router is back only those routes go."""
+    fabric.router.kill()
+    await until(fabric, lambda: not any(host.established() for host in fabric.hosts), "sessions down")
+    await fabric.announce(4)
+    gone = [str(block) for _, _, block in fabric.ways() if block.version == 6]
+    await until(fabric, lambda: not any(each in host.desired() for host in fabric.hosts for each in gone), "told less")
+    assert all(source.routes(block) for source, _, block in fabric.ways())
+    fabric.router.start(restarted=True)
+
+    def only_ipv6_is_gone() -> bool:
+        found = {block: source.routes(block) for source, _, block in fabric.ways()}
+        assert all(found[block] for block in found if block.version == 4)
+        return not any(found[block] for block in found if block.version == 6)
+
+    await until(fabric, only_ipv6_is_gone, "rid of the IPv6 routes")
+    await until_told_everything(fabric)
 
 
 async def restart_router(fabric: Fabric) -> None:
