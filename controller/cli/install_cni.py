@@ -37,12 +37,25 @@ def _present_plugin() -> Path:
     return installed if installed.is_file() else _BUILT
 
 
+def _names(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> list[str]:
+    """Return names that were given with commas between them, or one at a time."""
+    return [name.strip() for text in texts for name in text.split(",")]
+
+
 @click.command()
 @click.option("--bin-dir", type=click.Path(path_type=Path), default=Path("/opt/cni/bin"), show_default=True)
 @click.option("--conf-dir", type=click.Path(path_type=Path), default=Path("/etc/cni/net.d"), show_default=True)
 @click.option("--network", default="tortie", show_default=True, help="Name of the network.")
 @click.option("--ipv4/--no-ipv4", default=True, show_default=True, help="Give containers an IPv4 address.")
 @click.option("--ipv6/--no-ipv6", default=False, show_default=True, help="Give containers an IPv6 address.")
+@click.option(
+    "--ipv4-pools",
+    metavar="NAME,...",
+    multiple=True,
+    callback=_names,
+    help="Pools to take IPv4 addresses from, the preferred one first [any that fits the node].",
+)
+@click.option("--ipv6-pools", metavar="NAME,...", multiple=True, callback=_names, help="The same for IPv6.")
 @click.option("--mtu", type=int, default=0, help="MTU of the containers' links in bytes [the agent's].")
 @click.option(
     "--cni-version",
@@ -62,6 +75,7 @@ def _present_plugin() -> Path:
 @examples(
     "tortiectl install-cni",
     "tortiectl install-cni --network pods --ipv6 --bin-dir /host/opt/cni/bin --conf-dir /host/etc/cni/net.d",
+    "tortiectl install-cni --network lab --ipv4-pools lab,spare",
     "tortiectl install-cni --uninstall",
 )
 def install_cni(
@@ -110,10 +124,11 @@ def install_cni(
 
 def _entry(settings: dict[str, object], agent_socket: Path) -> dict[str, object]:
     """Return our part of the configuration; raises `CniFailure` for one that the agent would refuse."""
+    pools = {key: settings[key] for key in ("ipv4_pools", "ipv6_pools") if settings[key]}
     entry: dict[str, object] = {
         "type": _PLUGIN,
         "capabilities": {"ips": True, "mac": True},
-        "ipam": {"type": IPAM_TYPE, "ipv4": settings["ipv4"], "ipv6": settings["ipv6"]},
+        "ipam": {"type": IPAM_TYPE, "ipv4": settings["ipv4"], "ipv6": settings["ipv6"], **pools},
     }
     if settings["mtu"]:
         entry["mtu"] = settings["mtu"]

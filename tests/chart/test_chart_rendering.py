@@ -153,7 +153,7 @@ def check_agent(documents: Documents) -> None:
 def check_cni(documents: Documents) -> None:
     """See that the init container writes where the runtime looks, what was asked for; paths are as written."""
     command = container(documents, "install-cni")["command"]
-    assert {"--network=pods", "--cni-version=1.1.0", "--no-ipv4", "--ipv6"} <= set(command)
+    assert {"--network=pods", "--cni-version=1.1.0", "--no-ipv4", "--ipv6", "--ipv6-pools=lab,spare"} <= set(command)
     assert volume(documents, "cni-bin")["hostPath"] == {"path": "/opt/a, b: c", "type": "DirectoryOrCreate"}
     assert volume(documents, "cni-conf")["hostPath"]["path"] == "/var/lib/cni/conf"
 
@@ -300,6 +300,7 @@ CASES: Final = [
                 "version": "1.1.0",
                 "ipv4": False,
                 "ipv6": True,
+                "ipv6Pools": ["lab", "spare"],
             }
         },
         check_cni,

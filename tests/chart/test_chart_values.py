@@ -48,6 +48,7 @@ _WRONG: Final[dict[str, tuple[dict[str, Any], str, str]]] = {
     "an-address-of-the-other-version": ({"agent": {"ipv6Address": "192.0.2.1"}}, "/agent/ipv6Address", "anyOf"),
     "a-label": ({"agent": {"labels": {"rack": "a b"}}}, "/agent/labels/rack", "pattern"),
     "no-addresses-at-all": ({"cni": {"ipv4": False}}, "/cni", "'anyOf'"),
+    "two-pools-in-one": ({"cni": {"ipv4Pools": ["lab,spare"]}}, "/cni/ipv4Pools/0", "pattern"),
     "cni-version": ({"cni": {"version": "2.0.0"}}, "/cni/version", "'1.1.0'"),
     "a-relative-directory": ({"cni": {"binDir": "opt/cni"}}, "/cni/binDir", "^/"),
     "a-directory-upwards": ({"cni": {"confDir": "/etc/cni/../net.d"}}, "/cni/confDir", "'not'"),

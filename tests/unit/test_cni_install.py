@@ -101,6 +101,16 @@ def test_every_choice_reaches_the_configuration(places: Places) -> None:
     assert (ours["mtu"], ours["agent_socket"]) == (1400, "/run/other/cni.sock")
 
 
+@pytest.mark.parametrize("given", [("--ipv4-pools", "lab,spare"), ("--ipv4-pools", "lab", "--ipv4-pools", " spare")])
+def test_a_network_may_name_its_pools(places: Places, given: tuple[str, ...]) -> None:
+    """In the order of preference; with both IP versions each has its own."""
+    assert places.install(*given) == 0
+    assert places.read()["plugins"][0]["ipam"]["ipv4_pools"] == ["lab", "spare"]
+    assert "ipv6_pools" not in places.read()["plugins"][0]["ipam"]
+    assert places.install(*given, "--ipv6", "--ipv6-pools", "lab6") == 0
+    assert places.read()["plugins"][0]["ipam"]["ipv6_pools"] == ["lab6"]
+
+
 def test_again_changes_only_what_is_different(places: Places, capsys: pytest.CaptureFixture[str]) -> None:
     """An unchanged file stays the same file; a new plugin replaces the old one, which may be running, at once."""
     assert places.install() == 0
@@ -148,6 +158,9 @@ def test_uninstall_takes_away_what_was_installed(places: Places, capsys: pytest.
         (("--network", "../x"), "name"),
         (("--mtu", "60"), "mtu"),
         (("--no-ipv4",), "ipam.ipv4"),
+        (("--ipv6-pools", "lab6"), "ipam.ipv6_pools"),
+        (("--ipv4-pools", "lab,"), "ipam.ipv4_pools"),
+        (("--ipv6", "--ipv4-pools", "lab"), "name some for both"),
         (("--plugin", "/nowhere/tortie-cni"), "make setup"),
     ],
 )
