@@ -420,6 +420,45 @@ async def test_standard_plugins_after_ours_take_its_result(
         assert runtime.assigner.holders() == {}
 
 
+LIMITED: list[dict[str, Any]] = [
+    {
+        "type": "bandwidth",
+        "runtimeConfig": {
+            "bandwidth": {
+                "ingressRate": 8_000_000,
+                "ingressBurst": 1_000_000,
+                "egressRate": 16_000_000,
+                "egressBurst": 1_000_000,
+            }
+        },
+    }
+]
+
+
+async def test_the_plugin_for_bandwidth_limits_our_link(
+    host: Namespace,
+    make_namespace: Callable[[], Namespace],
+    plugin: Path,
+    tmp_path: Path,
+) -> None:
+    """It finds the host's end in our answer, limits both directions, and leaves nothing when the container goes."""
+    enable_forwarding()
+    container = make_namespace()
+    async with agent(tmp_path / "cni.sock", plugin) as runtime:
+        result = await runtime.call_all("ADD", "pod1", container.name, "1.0.0", LIMITED)
+        link = result["interfaces"][0]["name"]
+        assert "qdisc tbf" in host.run("tc", "qdisc", "show", "dev", link)
+        assert "8Mbit" in host.run("tc", "qdisc", "show", "dev", link)
+        assert "16Mbit" in host.run("tc", "qdisc", "show")
+        container.run("ping", "-c1", "-W5", "192.0.2.1")
+        await runtime.call_all("CHECK", "pod1", container.name, "1.0.0", LIMITED, prevResult=result)
+        assert (await runtime.call("ADD", "pod1", container.name, cniVersion="1.0.0"))[0] == 0
+        assert "8Mbit" in host.run("tc", "qdisc", "show", "dev", link)
+        await runtime.call_all("DEL", "pod1", container.name, "1.0.0", LIMITED, prevResult=result)
+        assert "bit" not in host.run("tc", "qdisc", "show")
+        assert runtime.assigner.holders() == {}
+
+
 async def test_ours_after_another_plugin_passes_its_answer_on(
     host: Namespace,  # noqa: ARG001  the test runs in it
     make_namespace: Callable[[], Namespace],
