@@ -173,10 +173,11 @@ def rejections(routes: Iterable[LearnedRoute], context: PolicyContext) -> Iterat
             is_single = length == prefix.max_prefixlen
             may_be_part = not is_single and (cut_blocks or context.own_blocks.around(version, length - 1))
             # Nearly always only the pools and the own prefixes can speak against a route.
-            asks_all = rules or loops or hop_rejection or may_be_part or subnets_in_pools or next_hop.version != version
+            is_usual = next_hop.version == version and length > 0
+            is_usual = is_usual and not (rules or path_rejection or hop_rejection or may_be_part or subnets_in_pools)
             own_numbers = context.own_numbers(version, length)
         address = int(prefix.network_address)
-        if length and not asks_all and address not in own_numbers and is_inside(address, pools):
+        if is_usual and address not in own_numbers and is_inside(address, pools):
             yield None
             continue
         action = verdict(rules, prefix, communities) if rules else None
