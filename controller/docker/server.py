@@ -1,5 +1,7 @@
 """The plugin socket: JSON over HTTP (Docker's "Docker Plugin API"), one method a path.
 
+Whatever is wrong with a request, the answer is an object with `Err`, which dockerd hands on to its user.
+
 Work that has begun is never cancelled half-way: a caller whose deadline passes is told to try again, the work runs on
 to its end, and a repeated call waits for it behind the lock of its endpoint.
 """
@@ -49,13 +51,11 @@ class PluginServer:
     def __init__(self, methods: Mapping[str, Callable[[Fields], Awaitable[dict[str, object]]]]) -> None:
         self._methods = methods
         self._works: set[asyncio.Task[tuple[int, dict[str, object]]]] = set()
-        self._runner: web.AppRunner | None = None
+        self._runner: web.ServerRunner | None = None
 
     async def start(self, listener: socket.socket) -> None:
         """Serve callers of the socket from now on."""
-        application = web.Application()
-        application.router.add_post("/{method}", self._answer)
-        self._runner = web.AppRunner(application, shutdown_timeout=_STOP_SECONDS)
+        self._runner = web.ServerRunner(_Server(self._answer), shutdown_timeout=_STOP_SECONDS)
         await self._runner.setup()
         await web.SockSite(self._runner, listener).start()
 
@@ -68,8 +68,13 @@ class PluginServer:
             log.warning("docker calls are abandoned, the agent stops", extra={"calls": len(late)})
         await asyncio.gather(*late, return_exceptions=True)
 
-    async def _answer(self, request: web.Request) -> web.Response:
-        body = await request.read()
+    async def _answer(self, request: web.BaseRequest) -> web.Response:
+        if request.method != "POST":
+            return _response(405, {"Err": f"{request.method} is no way to call a plugin; use POST"})
+        try:
+            body = await request.read()
+        except web.HTTPRequestEntityTooLarge as error:
+            return _response(413, {"Err": f"the request is too long: {error.text}"})
         work = asyncio.create_task(self._work(request.path, body), name="docker call")
         self._works.add(work)
         work.add_done_callback(self._works.discard)
@@ -97,6 +102,31 @@ class PluginServer:
             # The outermost guard of a call: every caller gets an answer.
             log.exception("docker call met a defect", extra={"method": path[1:]})
             return 500, {"Err": f"defect in the tortie agent: {type(error).__name__}: {error}; its log has more"}
+
+
+class _Server(web.Server):
+    """A server of the plugin protocol."""
+
+    def __call__(self) -> web.RequestHandler:
+        """Return what answers on one connection."""
+        return _Connection(self, loop=asyncio.get_running_loop())
+
+
+class _Connection(web.RequestHandler):
+    """Answers in the protocol's form also what is no request at all."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Return the answer to a request that cannot be read, or whose handling met a defect; the last one here."""
+        plain = super().handle_error(request, status, exc, message)
+        answer = _response(plain.status, {"Err": f"the request cannot be read: {message or exc}"})
+        answer.force_close()
+        return answer
 
 
 def _response(status: int, answer: dict[str, object]) -> web.Response:

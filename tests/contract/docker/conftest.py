@@ -181,6 +181,19 @@ class Node:
         async with self._session.post(f"http://plugin{path}", data=body, headers={"Host": ""}) as response:
             return response.status, json.loads(await response.read())
 
+    async def send_raw(self, request: bytes) -> tuple[int, str, bytes]:
+        """Return status, kind and content of the first answer to these bytes."""
+        reader, writer = await asyncio.open_unix_connection(self.directory / "tortie.sock")
+        try:
+            writer.write(request)
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            line, *lines = head.rstrip().split("\r\n")
+            headers = {name.lower(): value.strip() for name, _, value in (each.partition(":") for each in lines)}
+            content = await reader.readexactly(int(headers["content-length"]))
+            return int(line.split()[1]), headers["content-type"], content
+        finally:
+            writer.transport.abort()  # whoever is sent so much more than it takes may have hung up
+
     async def ask(self, path: str, **request: object) -> dict[str, Any]:
         """Return the answer of a method that succeeds."""
         status, answer = await self.call(path, request)

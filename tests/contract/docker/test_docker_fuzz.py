@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from tests.contract.docker.conftest import Node
 
 _LIMIT = 60
+_KIND = "application/vnd.docker.plugins.v1.1+json"
+_TOO_MUCH = (1 << 20) + (1 << 16)
+_METHODS = ("POST", "GET", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "post", "POSTS", "")
+_PATHS = ("/", "//", "*", "/a/b/c", "/NetworkDriver.Join/x", "/../x", "/%00", "/%", "/?x=/", "http://x/y", "x", "")
 #: So many addresses are held at most before all is ended, so that the later requests are as quick as the first.
 _MOST_HELD = 200
 
@@ -61,3 +65,44 @@ async def test_a_mutated_request_is_answered(
     assert status == 200 or (status == 500 and answer["Err"] and "defect" not in answer["Err"]), (body, answer)
     if len(cleared.assigner.holders()) > _MOST_HELD:
         await ended(cleared)
+
+
+@pytest.mark.timeout(0 if EXAMPLES else 300)
+@FUZZ
+@given(data=st.data())
+async def test_whatever_comes_is_answered_in_the_protocols_form(
+    cleared: Node, recorded: list[dict[str, Any]], data: st.DataObject
+) -> None:
+    """Other methods and paths, and what is hardly HTTP any more."""
+    call = data.draw(st.sampled_from(recorded))
+    method = data.draw(st.sampled_from(_METHODS) | st.just("POST"))
+    path = data.draw(st.sampled_from(_PATHS) | st.just(call["path"]))
+    body = json.dumps(call["request"]).encode()
+    head = f"{method} {path} HTTP/1.1\r\nHost: \r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    # Behind whatever is no whole request there is more than the longest one has.
+    async with asyncio.timeout(_LIMIT):
+        status, kind, content = await cleared.send_raw(data.draw(mutated_bytes(head)) + body + bytes(_TOO_MUCH))
+    answer = json.loads(content)
+    assert kind == _KIND, (status, content)
+    assert isinstance(answer, dict)
+    assert status == 200 or (answer["Err"] and "defect" not in answer["Err"]), (head, answer)
+
+
+@pytest.mark.parametrize(
+    ("request_line", "length", "status"),
+    [
+        ("GET /NetworkDriver.Leave", 2, 405),
+        ("POST /NetworkDriver.Leave/x", 2, 404),
+        ("POST /", 2, 404),
+        ("POST /NetworkDriver.Leave", 2 << 20, 413),
+        ("POST NetworkDriver.Leave HTTP", 2, 400),
+    ],
+)
+async def test_what_a_plugin_is_not_asked_is_an_error_of_the_protocol(
+    node: Node, request_line: str, length: int, status: int
+) -> None:
+    """The status says what is wrong, and the text what to do."""
+    head = f"{request_line} HTTP/1.1\r\nHost: \r\nContent-Length: {length}\r\n\r\n".encode()
+    found, kind, content = await node.send_raw(head + b" " * length)
+    assert (found, kind) == (status, _KIND)
+    assert json.loads(content).keys() == {"Err"}
