@@ -32,6 +32,9 @@ table inet test {
 }
 """
 
+#: What the rule makes of an address.
+TRANSLATED = {"198.51.100.7": "198.51.100.8"}
+
 
 @pytest.fixture
 def connections(ip: Callable[[str], str]) -> Iterator[KernelConnections]:
@@ -48,10 +51,13 @@ def connections(ip: Callable[[str], str]) -> Iterator[KernelConnections]:
 
 
 def talk_to(address: str, port: int = 9999) -> None:
-    """Send one datagram; nobody has to answer."""
+    """Send one datagram, and see that it arrived: one on its way would make an entry anew that was forgotten."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as sender:
+    with socket.socket(family, socket.SOCK_DGRAM) as receiver, socket.socket(family, socket.SOCK_DGRAM) as sender:
+        receiver.bind((TRANSLATED.get(address, address), port))
+        receiver.settimeout(10)
         sender.sendto(b"hello", (address, port))
+        assert receiver.recv(16) == b"hello"
 
 
 def kept() -> str:
