@@ -42,7 +42,7 @@ def apply() -> None:
     try_again_soon()
     share_what_is_announced()
     reload_whatever_other_peers_do()
-    count_what_is_being_sent()
+    show_what_is_being_sent()
     begin_sessions_with_nothing_queued()
     connections.take_peers_back()
     connections.check_hops_of_accepted_connections()  # before the former: it wraps what is there
@@ -153,31 +153,27 @@ def reload_whatever_other_peers_do() -> None:
     Reactor._pending_adjribout = pending  # noqa: SLF001 - see above
 
 
-def count_what_is_being_sent() -> None:
-    """Take changes for queued until all of them are written.
+def show_what_is_being_sent() -> None:
+    """Show changes as queued until all of them are written.
 
-    ExaBGP empties the queue when it begins to send, and sends 25 messages a round; of IPv6 each prefix is one. Who is
-    asked whether anything is queued shows one change, which is all that the sidecar wants to know.
+    ExaBGP empties the queue when it begins to send, and sends 25 messages a round; of IPv6 each prefix is one. One
+    change is shown, which is all that the sidecar wants to know. A reload does not wait for them: they are sent on.
     """
-    updates, pending = OutgoingRIB.updates, OutgoingRIB.pending
+    updates = OutgoingRIB.updates
 
-    def updates_counted(self: Any, grouped: Any) -> Iterator[Any]:  # noqa: ANN401 - ExaBGP's
-        sending = self.sending = self._new_nlri  # ExaBGP lays it aside and begins another one
+    def updates_shown(self: Any, grouped: Any) -> Iterator[Any]:  # noqa: ANN401 - ExaBGP's
+        sending = self._new_nlri  # ExaBGP lays it aside and begins another one
+        self.sent_now = [*self.sent_now, sending]
         try:
             yield from updates(self, grouped)
         finally:
-            if self.sending is sending:
-                self.sending = {}
-
-    def pending_or_sending(self: Any) -> bool:  # noqa: ANN401 - ExaBGP's
-        return bool(self.sending) or bool(pending(self))
+            self.sent_now = [other for other in self.sent_now if other is not sending]
 
     def first_queued_change(self: Any) -> Iterator[Any]:  # noqa: ANN401 - ExaBGP's
-        return islice(chain(self.sending.values(), self._new_nlri.values()), 1)
+        return islice(chain.from_iterable(each.values() for each in [*self.sent_now, self._new_nlri]), 1)
 
-    OutgoingRIB.sending = {}
-    OutgoingRIB.updates = updates_counted
-    OutgoingRIB.pending = pending_or_sending
+    OutgoingRIB.sent_now = []
+    OutgoingRIB.updates = updates_shown
     OutgoingRIB.queued_changes = first_queued_change
 
 
@@ -192,6 +188,7 @@ def begin_sessions_with_nothing_queued() -> None:
 
     def replace_restart(self: Any, previous: Any, new: Any) -> None:  # noqa: ANN401, ARG001 - ExaBGP's
         self.clear()
+        self.sent_now = []
 
     def main_with_nothing_queued(self: Any) -> Any:  # noqa: ANN401 - ExaBGP's
         self.neighbor.eor.clear()
