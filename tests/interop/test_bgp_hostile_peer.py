@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bgp import nlri
+from bgp.holding import MOST
 from bgp.peer import Peer
 from bgp.policy import Rejection
 from tests.interop import raw_peer
@@ -132,4 +133,29 @@ async def test_a_route_that_is_bad_takes_no_withdrawal_along(network: Network, s
     speaker.say(update(ORIGIN + NO_PATH + PREFERENCE, ["10.60.2.0/24", "10.60.4.0/24"], "10.60.1.0/24"))
     await agent.until(lambda: agent.learned() == {"10.60.3.0/24"}, "rid of them")
     await agent.until(lambda: rejected(agent) == {Rejection.MALFORMED: 2}, "told of it")
+    assert "SessionDown" not in agent.kinds()
+
+
+async def test_of_announcements_without_end_all_but_the_first_are_only_counted(
+    network: Network, speakers: list[Speaker]
+) -> None:
+    """The session stands, what was announced before the flood stays and may change, and can be withdrawn."""
+    agent, speaker = await heard(network, speakers)
+    good = ["10.60.1.0/24", "10.60.2.0/24"]
+    speaker.say(update(COMMON, good))
+    await agent.until(lambda: agent.learned() == set(good), "aware of both")
+    attributes = f"0000{len(COMMON) // 2:04x}{COMMON}"
+    flood = range(int(ipaddress.ip_address("10.64.0.0")), int(ipaddress.ip_address("10.64.0.0")) + MOST + 10_000)
+    for at in range(0, len(flood), 10_000):
+        speaker.say(attributes + "".join(f"20{number:08x}" for number in flood[at : at + 10_000]))
+    announced_count = len(good) + len(flood)
+    await agent.until(lambda: agent.rib.route_counts()[THERE] == announced_count, "told of what is too much")
+    assert rejected(agent).keys() == {Rejection.SESSION_FULL}
+    assert MOST - 10_000 < len(agent.rib.routes()) <= MOST
+    kept, changed = map(ipaddress.ip_network, good)
+    speaker.say(update(COMMON.replace(PREFERENCE, "40050400000065"), good[1:]))
+    await agent.until(lambda: agent.rib.routes()[changed][0].local_preference == 101, "aware of the change")
+    assert kept in agent.rib.routes()
+    speaker.say(update("", [], good[1]))
+    await agent.until(lambda: changed not in agent.rib.routes(), "rid of it")
     assert "SessionDown" not in agent.kinds()

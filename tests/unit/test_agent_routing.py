@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from bgp.events import EndOfRib, SessionDown, SessionUp, SpeakerLost, SpeakerSnapshot
+from bgp.events import (
+    EndOfRib,
+    RoutesChanged,
+    RoutesRejected,
+    SessionDown,
+    SessionUp,
+    SpeakerLost,
+    SpeakerSnapshot,
+)
 from bgp.peering import SessionTimes
+from bgp.policy import RejectedRoutes, Rejection
 from bgp.route import LearnedRoute
 from controller.agent.cluster import Cluster
 from controller.agent.routing import Routing
@@ -300,6 +309,26 @@ async def test_a_lost_speaker_takes_no_route_with_it(routing: Routing, host: Hos
     assert THEIR_BLOCK in host.desired[-1].routes
     routing.learn_event(LEARNED)
     assert routing.speaker_lost is None
+
+
+async def test_what_the_speaker_does_not_pass_on_counts_among_what_is_refused(routing: Routing) -> None:
+    """Beside what the agent's own rules refuse; a route that was used before is gone."""
+    [peer] = THERE.addresses
+    routing.learn_interfaces(UPLINK)
+    routing.learn_cluster(CLUSTER)
+    routing.learn_event(LEARNED)
+    rejected = RejectedRoutes(peer, Rejection.LONG_ATTRIBUTES, 1, (THEIR_BLOCK,))
+    outside = LearnedRoute(ip_network("172.16.0.0/26"), peer, peer)
+    for event in (RoutesChanged(peer, (THEIR_BLOCK,), ([outside],)), RoutesRejected(peer, (rejected,))):
+        routing.learn_event(event)
+    await routing.iterate()
+    assert routing.decision is not None
+    assert {each.reason: each.count for each in routing.decision.rejected} == {
+        Rejection.LONG_ATTRIBUTES: 1,
+        Rejection.OUTSIDE_POOLS: 1,
+    }
+    assert THEIR_BLOCK not in routing.decision.routes.routes
+    assert routing.learned_counts() == {peer: 2}
 
 
 async def test_the_end_of_a_stale_routes_time_wakes_the_loop(make: Callable[[int], Routing], host: Host) -> None:
