@@ -136,6 +136,8 @@ ROUTE_PROTOCOL: Final = 116
 ROUTE_METRIC: Final = 1024
 #: The group of the links that carry the addresses of several: no reverse path check fits them, so a rule lists them.
 SHARED_LINK_GROUP: Final = 116
+#: The group of the links whose workload has rules of ours in its namespace, which go with the link.
+RULED_LINK_GROUP: Final = 117
 
 
 class RouteKind(Enum):

@@ -1,6 +1,6 @@
 """Every key in the store, version 1.
 
-    tortie/v1/cluster/anchor                  names these contents; written once, with the first resource
+    tortie/v1/cluster/anchor                  names these contents; written once, with the first applied
     tortie/v1/cluster/pools/NAME              a pool
     tortie/v1/cluster/pools-revision          written with every pool, so that no two pools can overlap
     tortie/v1/cluster/nodes/NAME              a node, written by its agent
@@ -20,8 +20,8 @@
     tortie/v1/endpoints/NODE                  which addresses NODE's kernel has wired to workloads, and when it looked
 
 A blocking query on an empty Consul prefix returns at every write of the whole cluster, so each watched prefix
-keeps one key. A node watches `cluster/` and its own `share/NODE/`, nothing else: blocks, their summaries and endpoints
-are written often and read on demand.
+keeps one key: the node's own record, and its share's anchor. A node watches `cluster/` and its own `share/NODE/`,
+nothing else: blocks, their summaries and endpoints are written often and read on demand.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class Leftovers:
     async def free(self, address: IPAddress) -> bool:
         """Free what has this address if it is due, and tell whether it was."""
         holder = self._addresses.holders().get(address)
-        return holder is not None and holder.handle in self._seen | self._failed and await self._free(holder.handle)
+        return holder is not None and holder.handle in self._failed and await self._free(holder.handle)
 
     async def _free(self, handle: str) -> bool:
         async with self._alone(link_name(endpoint_of_handle(handle) or "")):

@@ -24,6 +24,7 @@ from controller.kernel.namespaces import check_namespace, entered
 from controller.kernel.netlink import NetlinkSocket, attributes
 from controller.kernel.route_messages import RT_SCOPE_UNIVERSE
 from controller.kernel.sysctls import guard_ipv6, switch_ipv6
+from controller.ports import RULED_LINK_GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,8 +40,6 @@ log = logging.getLogger(__name__)
 IPV4_GATEWAY: Final = ipaddress.IPv4Address("169.254.1.1")
 IPV6_GATEWAY: Final = ipaddress.IPv6Address("fe80::ecee:eeff:feee:eeee")
 _LOOPBACK_INDEX: Final = 1  # in every namespace
-#: The group of host ends whose workload has rules of ours in its namespace.
-_WITH_RULES: Final = 116
 #: As many calls are carried out at once; others wait for one of them.
 _CALLS_AT_ONCE: Final = 72
 
@@ -77,7 +76,7 @@ class KernelLinks:
                 with entered(namespace_descriptor):
                     with_rules = self._set_up_container(link, ipv6=ipv6, created=created)
                 if with_rules:
-                    host.require(f"marking {link.host_name}", [message.group(index, _WITH_RULES)])
+                    host.require(f"marking {link.host_name}", [message.group(index, RULED_LINK_GROUP)])
             except (TortieError, OSError):
                 if created:
                     _remove(host, link.host_name)
@@ -93,7 +92,7 @@ class KernelLinks:
                 present = _find(host, host_name)
                 if present is None:
                     return
-                if present.group == _WITH_RULES:
+                if present.group == RULED_LINK_GROUP:
                     self._remove_rules(namespace_descriptor, present)
             _remove(host, host_name)
 

@@ -62,7 +62,7 @@ class KernelFib:
         self._reading = Lock()
         #: What a body means; whoever dumps has it.
         self._route_by_body: dict[bytes, KernelRoute] = {}
-        #: What was written or is expected, and is not among that yet; one thread appends and another takes.
+        #: What was written or is expected, and is not among that yet. Any thread appends, readers take.
         self._unnoted: deque[tuple[KernelRoute, ...]] = deque()
         self._unnoted_count = 0
 
@@ -220,7 +220,7 @@ def _portions(routes: Iterable[KernelRoute]) -> Iterator[tuple[KernelRoute, ...]
 def _failure(prefix: IPNetwork, number: int, text: str) -> RouteFailure:
     if number == errno.EEXIST:
         text = (
-            f"a route of somebody else to {prefix} with metric {ROUTE_METRIC} is in the way; "
+            f"a route of somebody else to the same prefix with metric {ROUTE_METRIC} is in the way; "
             f"remove it or give it another metric"
         )
     return RouteFailure(prefix, number, text)

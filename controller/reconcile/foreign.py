@@ -64,8 +64,8 @@ class ForeignRoutes:
         """Ask about single links, those first that were not asked about for longest, until the time is over."""
         until = self._clock() + _LOOK_SECONDS
         for link in sorted(self._links, key=lambda link: self._asked.get(link, 0)):
+            self._asked[link] = next(self._numbers)  # before it is asked about: one that fails must not keep its place
             self._found_on[link] = self._fib.foreign_on(link)
-            self._asked[link] = next(self._numbers)
             if self._clock() >= until:
                 return
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from controller.ports import Links, Wiring, WorkloadLink
+
+log = logging.getLogger(__name__)
 
 _Index = TypeVar("_Index", int, "int | None")
 
@@ -75,11 +78,11 @@ class WorkloadLinks:
         The descriptor may be closed as soon as this returns.
         """
         loop = asyncio.get_running_loop()
+        namespace = None if namespace_descriptor is None else _kept(namespace_descriptor)
         gone: asyncio.Future[None] = loop.create_future()
         index = self._index_of.get(host_name)
         if index is not None:
             self._leaving[index] = gone
-        namespace = None if namespace_descriptor is None else os.dup(namespace_descriptor)
         removal = loop.run_in_executor(self._removing, self._remove, host_name, namespace, gone)
         removal.add_done_callback(partial(self._removed, host_name, index, gone))
         await gone
@@ -181,3 +184,12 @@ def _settle(waiting: asyncio.Future[None], error: BaseException | None) -> None:
         waiting.set_result(None)
     else:
         waiting.set_exception(error)
+
+
+def _kept(descriptor: int) -> int | None:
+    """Return a descriptor of one's own, or None if there is none to be had: what a link leaves behind may stay."""
+    try:
+        return os.dup(descriptor)
+    except OSError as error:
+        log.warning("what a link leaves in its namespace may stay", extra={"reason": str(error)})
+        return None

@@ -286,13 +286,14 @@ class RouteTable:
         self,
         written: dict[IPNetwork, KernelRoute],
         before: Mapping[IPNetwork, KernelRoute],
-        there: Iterable[IPNetwork],
+        there: Collection[IPNetwork],
     ) -> None:
         self.programmed_count += len(written)
         actual = self._actual
         if before:
             self.repaired_count += sum(is_same(route, before.get(prefix)) for prefix, route in written.items())
-        for prefix in {*there, *before} & written.keys():
+        looked_at = [prefix for prefix in written if prefix in there or prefix in before] if there or before else ()
+        for prefix in looked_at:
             if prefix.prefixlen == prefix.max_prefixlen:
                 route = written[prefix]
                 old = before.get(prefix) or (actual or {}).get(prefix, route)
