@@ -21,7 +21,7 @@ from controller.kernel.links import KernelLinks
 from controller.kernel.nftables import NftablesTable
 from controller.kernel.sysctls import enable_forwarding
 from controller.kernel.wiring_process import WiringProcess
-from controller.ports import WorkloadLink
+from controller.ports import SHARED_LINK_GROUP, WorkloadLink
 from controller.reconcile.firewall import table_body
 from ipam.pool import Pool
 
@@ -159,6 +159,12 @@ def until_answered(where: Namespace, address: str) -> None:
         assert time.monotonic() < deadline, f"{address} answers"
 
 
+def ping_from(where: Namespace, address: str) -> None:
+    """Send three echo requests from an address to the other host, answered or not."""
+    command = ("ping", "-c", "3", "-i", "0.01", "-w", "2", "-I", address, "2001:db8::2")
+    subprocess.run(("nsenter", f"--net=/run/netns/{where.name}", *command), check=False, capture_output=True)
+
+
 @pytest.fixture(params=["agent", "process"])
 async def place(
     request: pytest.FixtureRequest,
@@ -202,6 +208,28 @@ async def test_every_address_of_two_networks_answers(place: Place) -> None:
     for interface, addresses in (("eth0", FIRST), ("eth1", SECOND)):
         await place.join(interface, *addresses)
         assert place.shown() == before
+
+
+async def test_sources_are_checked_by_the_second_link_too(place: Place) -> None:
+    """The guard exempts links that Docker containers share, and no link is taken for one of those."""
+    await place.join("eth0", *FIRST)
+    second = await place.join("eth1", *SECOND)
+    [shown] = json.loads(place.host.run("ip", "-json", "-details", "link", "show", second.host_name))
+    assert shown["group"] not in {str(SHARED_LINK_GROUP), "default"}
+    forged = "fd09::bad"
+    place.container.run("ip", "address", "add", f"{forged}/128", "dev", "eth1", "nodad")
+    place.container.run("ip", "-6", "rule", "add", "from", forged, "lookup", "99")
+    gateway = ("via", "fe80::ecee:eeff:feee:eeee", "dev", "eth1")
+    place.container.run("ip", "-6", "route", "add", "default", *gateway, "table", "99")
+    place.outside.run("nft", "add table ip6 test")
+    place.outside.run("nft", "add chain ip6 test in { type filter hook input priority 0; }")
+    seen = {}
+    for address in (forged, SECOND[1]):
+        place.outside.run("nft", f"add rule ip6 test in ip6 saddr {address} counter")
+        ping_from(place.container, address)
+        listed = place.outside.run("nft", "list chain ip6 test in").splitlines()
+        seen[address] = next(line.split("packets ")[1].split()[0] for line in listed if address in line)
+    assert seen == {forged: "0", SECOND[1]: "3"}
 
 
 @pytest.mark.parametrize(("leaves", "gone", "stays"), [("eth0", FIRST, SECOND), ("eth1", SECOND, FIRST)])
