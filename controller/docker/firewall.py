@@ -7,7 +7,7 @@ import logging
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
-from controller.errors import PermanentError
+from controller.errors import PermanentError, TortieError
 from controller.kernel.addresses import interface_addresses
 from controller.kernel.connections import KernelConnections
 from controller.kernel.forward_filters import open_forwarding
@@ -48,7 +48,11 @@ class Firewall:
         async with self._turn:
             await self._table.set(body)
             if datagram_ports:
-                await asyncio.to_thread(_forget_untranslated, datagram_ports)
+                try:
+                    await asyncio.to_thread(_forget_untranslated, datagram_ports)
+                except TortieError as error:
+                    # The next look does it again, and new clients are served meanwhile.
+                    log.warning("clients of before may not reach ports of UDP", extra={"reason": str(error)})
 
     async def let_through(self, version: int) -> None:
         """Have dockerd's filter of this IP version let our links through; raises `TransientError`.

@@ -118,16 +118,32 @@ async def _open_iptables(program: str) -> list[str]:
     if "-P FORWARD DROP" not in lines:
         return []
     if f"-A FORWARD -j {_USER_CHAIN}" in lines:
-        await _fill_own_chain(program, lines)
-        await _jump_last(program, lines)
+        await _open_users_chain(program, lines)
         return []
     missing = [rule for direction in _DIRECTIONS if f"-A {(rule := _rule(direction))}" not in lines]
     commands = " and ".join(f"`{program} -I {rule}`" for rule in missing)
     return [f"the policy of the chain FORWARD of {program} is DROP; run {commands}"] if missing else []
 
 
-async def _fill_own_chain(program: str, lines: list[str]) -> None:
-    """Have in our chain what lets our links through, and nothing else."""
+async def _open_users_chain(program: str, lines: list[str]) -> None:
+    """Have our chain as it should be, and one jump to it in its place; all at once, and only if something is wrong."""
+    changes = [*_filling(lines), *_jumping(lines)]
+    if not changes:
+        return
+    text = "\n".join(["*filter", *changes, "COMMIT", ""])
+    try:
+        status, _, errors = await run_program([f"{program}-restore", "-w", "5", "--noflush"], text)
+    except FileNotFoundError as error:
+        raise PermanentError(
+            f"dockerd's filter cannot be opened without {program}-restore; install iptables"
+        ) from error
+    if status:
+        raise PermanentError(f"{program}-restore refuses {changes}: {errors.strip()[:_ERROR_LENGTH]}")
+    log.info("links let through dockerd's filter", extra={"program": program, "changes": changes})
+
+
+def _filling(lines: list[str]) -> list[str]:
+    """Return the changes after which our chain lets our links through and does nothing else."""
     named = {found[1] for line in lines if (found := _OF_BRIDGE.fullmatch(line)) and not _is_covered(found[1])}
     links = f"{HOST_LINK_PREFIX}+"
     wanted = [
@@ -135,36 +151,25 @@ async def _fill_own_chain(program: str, lines: list[str]) -> None:
         *(f"-A {_OUR_CHAIN} -i {links} -o {bridge} -j RETURN" for bridge in (*_BRIDGES, *sorted(named))),
         f"-A {_OUR_CHAIN} -i {links} -j ACCEPT",
     ]
-    if [line for line in lines if line.startswith(f"-A {_OUR_CHAIN} ")] == wanted:
-        return
-    # Declared, it is emptied in the same transaction (iptables-restore(8), "--noflush").
-    text = "\n".join(["*filter", f":{_OUR_CHAIN} - [0:0]", *wanted, "COMMIT", ""])
-    await _change([f"{program}-restore", "-w", "5", "--noflush"], text)
-    log.info("links let through dockerd's filter", extra={"program": program, "rules": wanted})
+    present = [line for line in lines if line.startswith(f"-A {_OUR_CHAIN} ")]
+    # A chain that is declared is emptied (iptables-restore(8), "--noflush").
+    return [] if present == wanted else [f":{_OUR_CHAIN} - [0:0]", *wanted]
 
 
 def _is_covered(bridge: str) -> bool:
     return any(bridge.startswith(pattern.rstrip("+")) for pattern in _BRIDGES)
 
 
-async def _jump_last(program: str, lines: list[str]) -> None:
-    """Have one jump to our chain, behind all that is looked at but the return at the end."""
-    rules = [line for line in lines if line.startswith(f"-A {_USER_CHAIN} ")]
+def _jumping(lines: list[str]) -> list[str]:
+    """Return the changes after which one jump to our chain stands behind all that is looked at but a last return."""
+    present = [line for line in lines if line.startswith(f"-A {_USER_CHAIN} ")]
+    others = [line for line in present if line != _JUMP]
     returning = f"-A {_USER_CHAIN} -j RETURN"
-    last = rules.index(returning) if returning in rules else len(rules)
-    if rules.count(_JUMP) == 1 and rules[last - 1] == _JUMP:
-        return
-    # First the new one: meanwhile nothing of ours is dropped.
-    await _change([program, "-w", "5", "-I", _USER_CHAIN, str(last + 1), "-j", _OUR_CHAIN])
-    for _ in range(rules.count(_JUMP)):
-        await _change([program, "-w", "5", "-D", _USER_CHAIN, "-j", _OUR_CHAIN])
-    log.info("our rules come after those of others in dockerd's filter", extra={"program": program})
-
-
-async def _change(command: list[str], text: str = "") -> None:
-    status, _, errors = await run_program(command, text)
-    if status:
-        raise PermanentError(f"{' '.join(command)} fails: {errors.strip()[:_ERROR_LENGTH]}")
+    place = others.index(returning) if returning in others else len(others)
+    if present == [*others[:place], _JUMP, *others[place:]]:
+        return []
+    removals = [_JUMP.replace("-A", "-D", 1)] * present.count(_JUMP)
+    return [*removals, f"-I {_USER_CHAIN} {place + 1} -j {_OUR_CHAIN}"]
 
 
 def _rule(direction: str) -> str:

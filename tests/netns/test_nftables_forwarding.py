@@ -125,6 +125,16 @@ async def test_ours_come_last_of_all_that_is_looked_at(host: Namespace, ending: 
     assert users_rules("iptables") == ["-i out0 -j DROP", "-j TORTIE-FORWARD", *ending]
 
 
+async def test_ours_come_before_a_return_that_others_put_in_front(host: Namespace) -> None:
+    """Behind it nobody would see them."""
+    assert host
+    dockerds_chains("iptables")
+    await open_forwarding({4})
+    run("iptables -I DOCKER-USER -j RETURN")
+    await open_forwarding({4})
+    assert users_rules("iptables") == ["-j TORTIE-FORWARD", "-j RETURN"]
+
+
 @VERSIONS
 async def test_dockers_own_bridges_are_not_opened_by_ours(host: Namespace, version: int, program: str) -> None:
     """Those of any name that dockerd has rules for: what is for them is up to those rules."""
