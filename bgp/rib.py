@@ -133,8 +133,10 @@ class AdjRibIn:
         Events may come before a peer is configured and while it is not: what they told counts once it is.
         """
         wanted = {peer.address: peer.restart_time_seconds for peer in peers}
-        for address in self._peers.keys() - wanted.keys():
-            self._unconfigure(address)
+        # Those that were not configured before are kept as they are: nothing of theirs is used, so nothing changes.
+        for address in [each for each, rib in self._peers.items() if rib.restart_time_seconds is not None]:
+            if address not in wanted:
+                self._unconfigure(address)
         for address, restart_time_seconds in wanted.items():
             self._peers.setdefault(address, _PeerRib()).configure(restart_time_seconds, self._heard(now))
 

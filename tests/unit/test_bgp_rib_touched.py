@@ -125,3 +125,20 @@ def test_a_selection_of_touched_prefixes_is_that_of_all(
             whole.update(grounds(), local, rib.routes())
             assert selection.routes() == whole.routes()
             assert sorted(map(str, selection.refused())) == sorted(map(str, whole.refused()))
+
+
+def test_a_peer_that_was_configured_once_is_touched_once_when_it_is_not_any_more() -> None:
+    """Its session stands for a while: what is configured meanwhile changes none of its routes."""
+    rib = AdjRibIn()
+    rib.configure(configured(ADDRESSES).peers, 0.0)
+    for address, prefix in zip(ADDRESSES, PREFIXES, strict=False):
+        rib.feed(SessionUp(address), 0.0)
+        rib.feed(RoutesChanged(address, (), ([route(prefix, address, 100)],)), 0.0)
+    assert set(rib.take_touched()) == set(PREFIXES[:2])
+    rib.configure(configured(ADDRESSES[:1]).peers, 1.0)
+    assert set(rib.take_touched()) == {PREFIXES[1]}
+    rib.configure(configured(ADDRESSES[:1]).peers, 2.0)
+    assert set(rib.take_touched()) == set()
+    rib.configure(configured(ADDRESSES).peers, 3.0)
+    assert set(rib.take_touched()) == {PREFIXES[1]}
+    assert rib.routes().keys() == set(PREFIXES[:2])
