@@ -65,7 +65,7 @@ def _prefixes(reading: Reading, labels: Mapping[IPAddress, tuple[str, ...]]) -> 
     yield gauges("tortie_bgp_prefixes_accepted", "Prefixes of the peer that may be used.", _PEER, accepted)
     yield gauges(
         "tortie_bgp_prefixes_rejected",
-        "Prefixes of the peer that are not used, by the rule that they break.",
+        "Prefixes of the peer that are not used, by the rule that they break; session_full counts announcements.",
         (*_PEER, "reason"),
         {(*labels[each.peer], each.reason.value): each.count for each in rejected if each.peer in labels},
     )

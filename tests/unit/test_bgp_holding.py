@@ -33,14 +33,17 @@ def held(known: Holding[What]) -> dict[tuple[int, bytes], What]:
 def test_a_session_is_held_within_its_bound_and_nothing_is_held_that_was_said_to_be_left_out(
     changes: list[tuple[int, list[bytes], What] | tuple[int, list[bytes]]],
 ) -> None:
-    """Whatever is announced and withdrawn, with whatever weight."""
+    """Whatever is announced and withdrawn, with whatever weight; what is left out had no room."""
     known, left_out = holding(), 0
     right: dict[tuple[int, bytes], What] = {}
     for version, members, *rest in changes:
         if rest:
             what = (rest[0][0], rest[0][1])  # an object of its own, as each row has
+            new = [part for part in members if (version, part) not in right]
+            had = len(right) + sum({id(each): each[1] for each in right.values()}.values())
             beyond = known.put(version, members, what)
             left_out += len(beyond)
+            assert not beyond or had + len(new) + what[1] > MOST
             right |= {(version, part): what for part in members}
         else:
             known.drop(version, members)
@@ -73,3 +76,16 @@ def test_a_flood_takes_nothing_away_that_was_there_before() -> None:
     assert known.put(4, [second], ("c", 1)) == (second,)
     assert set(held(known)) == {(4, first), (4, third)}
     assert known.left_out == 2
+
+
+def test_what_is_announced_again_takes_no_room_and_what_is_left_out_again_counts_again() -> None:
+    """So that all the room there is can be had, however often routes change."""
+    known = holding(1000)
+    everything = [bytes([24, 10, number // 256, number % 256]) for number in range(1001)]
+    for at in range(0, 1000, 100):
+        for part in everything[:at]:
+            assert known.put(4, [part], ("a", 0)) == ()
+        assert known.put(4, everything[at : at + 100], ("b", 0)) == ()
+    for _ in range(2):
+        assert known.put(4, everything[1000:], ("a", 0)) == (everything[1000],)
+    assert (len(held(known)), known.left_out) == (1000, 2)
