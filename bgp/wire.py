@@ -2,8 +2,9 @@
 
 Sidecar to client
     hello        protocol: int; always first
-    snapshot     established: [address], ended: [{peer, version}], routes: [group]; once, when the sidecar knows. If
-                 there are many routes, these are the first: the others follow in `routes`, then what has ended
+    snapshot     established: [address], ended: [{peer, version}], routes: [group]; once, when the sidecar knows, and
+                 before it nothing but heartbeats. If there are many routes, these are the first: the others follow in
+                 `routes`, then what has ended
     up           peer
     down         peer, reason
     routes       peer, withdrawn: prefixes, announced: [group]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bgp import wire
-from bgp.messages import Desired, Hello, Refusal
+from bgp.messages import Desired, Heartbeat, Hello, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -24,9 +24,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(eq=False, slots=True)
 class _Client:
-    """One that is connected; what happens while it is being greeted is `behind` the greeting, else that is None."""
+    """One that is connected.
+
+    Until it `is_greeted`, what happens is not for it: the greeting will have it. What happens while it is being greeted
+    is `behind` the greeting, else that is None.
+    """
 
     writer: asyncio.StreamWriter
+    is_greeted: bool = False
     behind: list[bytes] | None = None
     behind_bytes: int = 0
 
@@ -43,7 +48,7 @@ class _Client:
 
     async def greet(self, greeting: Iterable[Outgoing]) -> None:
         """Send the greeting no faster than it is read, for it may be long, and then what happened meanwhile."""
-        self.behind = []
+        self.is_greeted, self.behind = True, []
         for message in greeting:
             self.writer.write(wire.encode(message))
             await self.writer.drain()
@@ -90,10 +95,11 @@ class Clients:
                 self._path.unlink()
 
     def broadcast(self, message: Outgoing) -> None:
-        """Tell everybody."""
+        """Tell everybody; who waits for the greeting hears of nothing but heartbeats before it."""
         line = wire.encode(message)
         for client in self._clients:
-            client.tell(line)
+            if client.is_greeted or isinstance(message, Heartbeat):
+                client.tell(line)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         client = _Client(writer)
@@ -101,6 +107,7 @@ class Clients:
         self._clients.add(client)
         try:
             await self.ready.wait()
+            # Nothing can happen between the two: from the moment that the greeting tells of, the client hears all.
             await client.greet(self._greeting())
             while line := await reader.readline():
                 self._take(line, client)

@@ -109,6 +109,22 @@ async def test_a_client_hears_nothing_but_heartbeats_until_the_sidecar_knows(pla
         assert wire.decode(await reader.readline()) == Told(frozenset())
 
 
+async def test_what_happens_as_soon_as_the_sidecar_knows_is_not_told_before_the_greeting(place: Place) -> None:
+    """An End-of-RIB before the routes would take away all that the peer announced."""
+    reader, writer = await asyncio.open_unix_connection(place.path)
+    async with asyncio.timeout(30), contextlib.AsyncExitStack() as stack:
+        stack.callback(writer.transport.abort)
+        assert wire.decode(await reader.readline()) == Hello(wire.PROTOCOL)
+        place.clients.ready.set()
+        place.greeting = [Known(frozenset(), frozenset({(PEERS[0], 4)}), ())]
+        place.clients.broadcast(EndOfRib(PEERS[0], 4))
+        place.clients.broadcast(Heartbeat())
+        heard = [wire.decode(await reader.readline()) for _ in range(2)]
+        assert heard == [Heartbeat(), SpeakerSnapshot(frozenset(), frozenset({(PEERS[0], 4)}), ())]
+        place.clients.broadcast(EndOfRib(PEERS[0], 6))
+        assert wire.decode(await reader.readline()) == EndOfRib(PEERS[0], 6)
+
+
 async def test_a_client_is_greeted_to_the_end_however_long_that_is_and_hears_later_what_happens_meanwhile(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
