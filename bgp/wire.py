@@ -10,7 +10,7 @@ Sidecar to client
     routes       peer, withdrawn: prefixes, announced: [group]
     end-of-rib   peer, version
     rejected     peer, rejected: [{reason, count, examples: prefixes}]; all that the sidecar keeps to itself of what the
-                 peer announces on its session, after the snapshot and when it has changed
+                 peer announces on its session, after the snapshot as told last, and when it has changed, at heartbeats
     sessions     sessions: [{peer, state, since, info}]; the whole list, after the snapshot and whenever it changes
     told         prefixes; the announcements that every established session has been given, whenever they change
     heartbeat    nothing; at least every HEARTBEAT_SECONDS

@@ -128,8 +128,11 @@ class SidecarState:
         )
 
     def rejections(self) -> list[RoutesRejected]:
-        """Return what of each session is not passed on, if there is anything."""
-        found = [RoutesRejected(address, session.rejected(address)) for address, session in self._standing()]
+        """Return what clients were told last of what each session does not pass on, if there is anything.
+
+        A new client is told the same as all others, not what is true by now: `new_rejections` has that for all of them.
+        """
+        found = [RoutesRejected(address, session.told_rejected) for address, session in self._standing()]
         return [each for each in found if each.rejected]
 
     def new_rejections(self) -> list[RoutesRejected]:

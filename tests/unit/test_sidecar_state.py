@@ -404,6 +404,20 @@ def test_what_is_not_passed_on_is_told_once_for_each_session_and_while_it_is_so(
     assert state.new_rejections() == [RoutesRejected(peer, tuple(told))]
 
 
+def test_a_new_client_is_told_the_same_of_what_is_not_passed_on_as_those_before_it() -> None:
+    """What is told to all later is what differs from that: nobody may have been told anything else."""
+    state, model = established(*ADDRESSES)
+    settle(state, model)
+    peer = ADDRESSES[0]
+    state.observe(refused(peer, Rejection.MALFORMED, 0))
+    told = state.new_rejections()
+    assert told
+    state.observe(refused(peer, Rejection.MALFORMED, 1))
+    assert state.rejections() == told
+    state.observe(Update(peer, (Prefixes(4, (nlri.row([PREFIXES[1]]),)),), ()))
+    assert (state.rejections(), state.new_rejections()) == (told, [])
+
+
 def test_beyond_the_bound_of_a_session_routes_are_only_counted() -> None:
     """Clients hear of them as withdrawn; what was known before stays, and may change."""
     state, model = established(ADDRESSES[0])
