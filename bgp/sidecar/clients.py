@@ -37,6 +37,8 @@ class _Client:
 
     def tell(self, line: bytes) -> None:
         """Queue a line; a client with more queued than the longest line does not read, and is cut off."""
+        if self.writer.transport.is_closing():
+            return
         if self.behind is not None:
             self.behind.append(line)
             self.behind_bytes += len(line)
@@ -46,12 +48,16 @@ class _Client:
             log.warning("client does not read; cut off")
             self.writer.transport.abort()
 
-    async def greet(self, greeting: Iterable[Outgoing]) -> None:
-        """Send the greeting no faster than it is read, for it may be long, and then what happened meanwhile."""
+    async def greet(self, greeting: Iterable[Outgoing], deadline_seconds: float) -> None:
+        """Send the greeting no faster than it is read, for it may be long, and then what happened meanwhile.
+
+        Raises `TimeoutError` if a message of it is not read within the deadline.
+        """
         self.is_greeted, self.behind = True, []
         for message in greeting:
             self.writer.write(wire.encode(message))
-            await self.writer.drain()
+            async with asyncio.timeout(deadline_seconds):
+                await self.writer.drain()
             await asyncio.sleep(0)  # there are others, and ExaBGP must never wait
         self.writer.write(b"".join(self.behind))
         self.behind, self.behind_bytes = None, 0
@@ -61,7 +67,8 @@ class Clients:
     """Serves any number of clients; one that does not read is cut off, and gets a snapshot when it comes back.
 
     `greeting` returns what a client is told after the hello, as of the moment it is called, once `ready` is set; before
-    that there is nothing to tell but heartbeats. `on_desired` takes what a client wants.
+    that there is nothing to tell but heartbeats. `on_desired` takes what a client wants. Each message of the greeting
+    is to be read within the deadline.
     """
 
     def __init__(
@@ -70,10 +77,12 @@ class Clients:
         *,
         greeting: Callable[[], Iterable[Outgoing]],
         on_desired: Callable[[Desired], None],
+        deadline_seconds: float = 60.0,
     ) -> None:
         self._path = path
         self._greeting = greeting
         self._on_desired = on_desired
+        self._deadline_seconds = deadline_seconds
         self._clients: set[_Client] = set()
         self._server: asyncio.Server | None = None
         self._inode: int | None = None
@@ -108,9 +117,11 @@ class Clients:
         try:
             await self.ready.wait()
             # Nothing can happen between the two: from the moment that the greeting tells of, the client hears all.
-            await client.greet(self._greeting())
+            await client.greet(self._greeting(), self._deadline_seconds)
             while line := await reader.readline():
                 self._take(line, client)
+        except TimeoutError:
+            log.warning("client does not read its greeting; cut off")
         except (ConnectionError, ValueError) as error:
             # ValueError: a line longer than the protocol allows.
             log.warning("client cut off", extra={"reason": str(error)})

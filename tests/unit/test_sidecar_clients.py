@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +20,7 @@ from bgp.sidecar.portions import portions
 from bgp.updates import Group, Known, Prefixes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Iterator
     from pathlib import Path
 
     from bgp.messages import Message, Outgoing
@@ -77,21 +78,36 @@ def test_a_small_snapshot_is_one_line() -> None:
 
 
 class Place:
-    """Clients of a sidecar that knows a little, and the path of its socket."""
+    """Clients of a sidecar that knows a little, and the path of its socket; `dropped` once a greeting is not kept."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, deadline_seconds: float = 60.0) -> None:
         self.path = path
         self.greeting: list[Outgoing] = []
-        self.clients = Clients(path, greeting=lambda: list(self.greeting), on_desired=lambda _: None)
+        self.dropped = asyncio.Event()
+        self.clients = Clients(path, greeting=self._greet, on_desired=lambda _: None, deadline_seconds=deadline_seconds)
+
+    def _greet(self) -> Iterator[Outgoing]:
+        try:
+            yield from list(self.greeting)
+        finally:
+            self.dropped.set()
+
+
+@contextlib.asynccontextmanager
+async def opened(place: Place) -> AsyncIterator[Place]:
+    """Open a place for a while."""
+    await place.clients.open()
+    try:
+        yield place
+    finally:
+        place.clients.close()
 
 
 @pytest.fixture
 async def place(tmp_path: Path) -> AsyncIterator[Place]:
     """Offer a place that is open."""
-    place = Place(tmp_path / "bgp.sock")
-    await place.clients.open()
-    yield place
-    place.clients.close()
+    async with opened(Place(tmp_path / "bgp.sock")) as place:
+        yield place
 
 
 async def test_a_client_hears_nothing_but_heartbeats_until_the_sidecar_knows(place: Place) -> None:
@@ -145,8 +161,10 @@ async def test_a_client_is_greeted_to_the_end_however_long_that_is_and_hears_lat
         assert [wire.decode(await reader.readline()) for _ in range(500)] == [EndOfRib(PEERS[1], 6)] * 500
 
 
-async def test_a_client_that_does_not_read_is_cut_off(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether it is still being greeted or not; others are not."""
+async def test_a_client_that_does_not_read_is_cut_off(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether it is still being greeted or not; others are not. It is logged once, however much happens."""
     monkeypatch.setattr(wire, "MAX_LINE_BYTES", 100_000)
     place.greeting = [EndOfRib(PEERS[0], 4)] * 50_000
     place.clients.ready.set()
@@ -160,3 +178,21 @@ async def test_a_client_that_does_not_read_is_cut_off(place: Place, monkeypatch:
             heard = [line async for line in reader]
             assert len(heard) < 50_000
         assert reader.at_eof() or reader.exception() is not None
+    assert [record.message for record in caplog.records].count("client does not read; cut off") == 1
+
+
+async def test_a_client_that_reads_nothing_of_its_greeting_is_cut_off_and_the_greeting_is_not_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also if nothing happens that could pile up; it is logged once, whatever happens afterwards."""
+    async with asyncio.timeout(60), opened(Place(tmp_path / "bgp.sock", 0.1)) as place:
+        place.greeting = [EndOfRib(PEERS[0], 4)] * 50_000
+        place.clients.ready.set()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(place.path))
+            await place.dropped.wait()
+            place.clients.broadcast(EndOfRib(PEERS[1], 6))
+            reader, writer = await asyncio.open_unix_connection(sock=client)
+            with contextlib.closing(writer), contextlib.suppress(ConnectionError):
+                assert len([line async for line in reader]) < 50_000
+    assert [record.message for record in caplog.records] == ["client does not read its greeting; cut off"]
