@@ -232,7 +232,8 @@ class Sidecar:
         self._wake.set()
 
     def _greeting(self) -> Iterable[Outgoing]:
-        """Return everything as of now."""
+        """Return everything as of now, which the other clients are told first: later changes go by what they know."""
+        self._tell_sessions()
         sessions = Sessions(self._state.statuses())
         announced = () if self._announced is None else (self._announced,)
         return chain(portions(self._state.snapshot()), self._state.rejections(), [sessions], announced)
