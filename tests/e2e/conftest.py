@@ -117,6 +117,7 @@ class Flow:
         self.process.wait(timeout=10)
 
 
+#: At less than ten milliseconds `ping` looks for answers without resting: hence it is to be nice to what is tested.
 _INTERVAL_SECONDS = 0.009
 
 
@@ -128,7 +129,7 @@ def start_flow(tmp_path: Path) -> Iterator[Callable[[Lab, str, str], Flow]]:
     def start(lab: Lab, source: str, address: str) -> Flow:
         output = tmp_path / f"flow-{len(flows)}-{source}"
         command, environment = lab.command(
-            source, ["ping", "-n", "-D", "-i", str(_INTERVAL_SECONDS), "-W", "2", address]
+            source, ["nice", "-n", "15", "ping", "-n", "-D", "-i", str(_INTERVAL_SECONDS), "-W", "2", address]
         )
         with output.open("wb") as sink:
             process = subprocess.Popen(command, env=environment, stdout=sink, stderr=sink, stdin=subprocess.DEVNULL)

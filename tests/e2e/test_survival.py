@@ -119,7 +119,9 @@ class Traffic:
 
     def _ping(self, stack: contextlib.ExitStack, source: str, address: str) -> None:
         output = self._directory / f"{source}-{address}"
-        process = self._spawn(stack, source, ["ping", "-n", "-i", "0.009", "-W", "2", address], output)
+        process = self._spawn(
+            stack, source, ["nice", "-n", "15", "ping", "-n", "-i", "0.009", "-W", "2", address], output
+        )
         self.flows.append(Flow(output.name, process, output))
 
     def _spawn(

@@ -18,7 +18,7 @@ class Pings:
 
     def __init__(self, namespace: str, target: IPAddress, path: Path) -> None:
         self._path = path
-        command = ["ip", "netns", "exec", namespace, "ping", "-n", "-i", "0.009", str(target)]
+        command = ["ip", "netns", "exec", namespace, "nice", "-n", "15", "ping", "-n", "-i", "0.009", str(target)]
         with path.open("wb") as output:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
 
