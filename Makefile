@@ -55,7 +55,7 @@ types: setup ## static types
 	$(BIN)/mypy
 
 pytest: setup-test ## the tests alone: WORKERS=2 at a time
-	$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider -n $(WORKERS) --dist loadgroup
+	$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider -n $(WORKERS) --dist loadfile
 
 fuzz: setup ## made-up CNI calls and Docker requests: EXAMPLES=100000 of each kind
 	TORTIE_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/pytest -p no:cacheprovider tests/unit/test_cni_fuzz.py \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,7 @@ def test_a_run_in_which_every_test_passes_passes(tmp_path: Path) -> None:
     assert "1 passed" in finished.stdout
 
 
-@pytest.mark.parametrize("options", [(), ("-n", "2", "--dist", "loadgroup")], ids=["one by one", "two at a time"])
+@pytest.mark.parametrize("options", [(), ("-n", "2", "--dist", "loadfile")], ids=["one by one", "two at a time"])
 @pytest.mark.parametrize(
     "left_out",
     [
@@ -47,6 +48,20 @@ def test_a_run_that_left_a_test_out_fails(tmp_path: Path, left_out: str, options
     finished = _run_pytest(tmp_path, left_out, *options)
     assert finished.returncode == pytest.ExitCode.TESTS_FAILED, finished.stdout
     assert "1 left out" in finished.stdout
+
+
+def test_tests_that_share_what_they_make_have_one_worker(tmp_path: Path) -> None:
+    """Those of a file, and of all files of a directory whose fixtures are made once for all of them."""
+    for file in ("test_one.py", "packaging/test_two.py", "packaging/test_three.py", "e2e/docker/test_four.py"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        lines = ["import pytest", "@pytest.mark.parametrize('number', range(6))", "def test_it(number): pass"]
+        (tmp_path / file).write_text("\n".join(lines))
+    (tmp_path / "e2e/docker/test_five.py").write_text("def test_it(): pass\n")
+    finished = _run_pytest(tmp_path, "", "-vv", "-n", "2", "--dist", "loadfile", "--import-mode=importlib")
+    ran = re.findall(r"\[(gw\d)\].* PASSED (\S+)::", finished.stdout)
+    assert len(ran) == 25, finished.stdout
+    for place in ("test_one", "packaging/", "e2e/docker/"):
+        assert len({worker for worker, file in ran if file.startswith(place)}) == 1, ran
 
 
 def test_a_failed_test_is_reported_as_ever(tmp_path: Path) -> None:
