@@ -94,7 +94,7 @@ class Clock:
             print(f"{what}: {flow.name} answered after {1000 * (flow.seconds_until_answered(since) or 0):.0f} ms")  # noqa: T201  the measurement
 
     def measure_pauses(self, flows: list[Flow], what: str, since: float) -> None:
-        """Print the longest time that each flow, which no event may interrupt, was not answered after `since`."""
+        """Print the longest time that each flow was not answered from `since` until it is again."""
         self.measure(flows, what, time.time())
         for flow in flows:
             print(f"{what}: {flow.name} paused {1000 * flow.longest_pause_seconds(since):.0f} ms at most")  # noqa: T201  the measurement
@@ -138,19 +138,19 @@ def test_a_moved_address_is_reached_where_it_is_now(
     first = lab.add_workload("h1", wanted)
     flows = [start_flow(lab, source, address) for source in ("h3w1", "h2w1", "h1w1") for address in wanted]
     wait_until(lambda: all(flow.answers() for flow in flows), "answers before anything moves")
-    lab.remove_workload(first.name)
     began = time.time()
+    lab.remove_workload(first.name)
     second = lab.add_workload("h2", wanted)
-    clock.measure(flows, "moved away", began)
+    clock.measure_pauses(flows, "moved away", began)
     for address in wanted:
         assert route(lab, "h1", address).split()[1:3] == ["via", node_address(2, address)]
         wait_until(
             lambda address=address: node_address(2, address) in via(lab, "h3", address), "the third host sends there"
         )
-    lab.remove_workload(second.name)
     began = time.time()
+    lab.remove_workload(second.name)
     third = lab.add_workload("h1", wanted)
-    clock.measure(flows, "moved back", began)
+    clock.measure_pauses(flows, "moved back", began)
     for address in wanted:
         wait_until(lambda address=address: not route(lab, "h3", address), "the block's route is enough again")
         wait_until(lambda address=address: " dev tor" in route(lab, "h1", address), "the owner delivers it itself")
