@@ -11,7 +11,7 @@ import itertools
 import os
 import re
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -166,13 +166,15 @@ def lab() -> Iterator[Lab]:
         lab.down()
 
 
+BORDER = PeerDefinition("border", ipaddress.ip_address(ROUTER), 64999, node="h1", filters=("open",))
+
+
 @pytest.fixture(scope="module")
 def peered(lab: Lab, write_records: Callable[..., None], wait_until: Callable[..., None]) -> Lab:
     """Let the first host peer with a router gone bad."""
     lab.add_router("bird", configuration(*(place_of(lab, host) for host in HOSTS)))
-    definition = PeerDefinition("border", ipaddress.ip_address(ROUTER), 64999, node="h1", filters=("open",))
     write_records(
-        lab, {keys.filter_rules("open"): encode_filter(Filter("open")), keys.peer("border"): encode_peer(definition)}
+        lab, {keys.filter_rules("open"): encode_filter(Filter("open")), keys.peer("border"): encode_peer(BORDER)}
     )
     wait_until(lambda: established(lab, "h1").get(ROUTER), "the session with the router")
     return lab
@@ -312,6 +314,24 @@ def control(lab: Lab, router: str, *words: str) -> None:
     path = str(control_path(lab.layout(), lab.layout().router(router)))
     done = lab.run(router, ["birdc", "-s", path, *words])
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_of_a_peer_with_a_low_limit_not_one_prefix_of_a_flood_reaches_the_kernel(
+    peered: Lab, watched: Watched, wait_until: Callable[..., None], write_records: Callable[..., None]
+) -> None:
+    """One update of a flood is more than the limit: nothing is believed even for a moment."""
+    since = established(peered, "h1")
+    write_records(peered, {keys.peer("border"): encode_peer(replace(BORDER, max_prefixes=100))})
+    control(peered, "r1", "enable", "flood")
+    wait_until(lambda: rejected(peered, "h1", ROUTER).get("too_many_prefixes", 0) >= FLOOD_COUNT, "all are refused")
+    wait_until(lambda: routed(peered, "h1") == expected(peered, "h1", GOOD[1]), "the other next hop's alone are used")
+    assert watched.seen("h1") <= expected(peered, "h1", *GOOD)
+    control(peered, "r1", "disable", "flood")
+    wait_until(lambda: rejected(peered, "h1", ROUTER) == REFUSED, "the flood is over")
+    wait_until(lambda: routed(peered, "h1") == expected(peered, "h1", *GOOD), "the good ones are used again")
+    write_records(peered, {keys.peer("border"): encode_peer(BORDER)})
+    assert established(peered, "h1") == since
+    watched.check()
 
 
 def test_of_a_peer_with_too_many_prefixes_nothing_is_used(

@@ -103,7 +103,7 @@ async def test_attributes_without_end_lock_no_agent_out(network: Network, speake
     again = network.agent(agent.host)
     await again.want([Peer(THERE, HERE, 64512, 64512, str(HERE), passive=True)])
     await again.until(lambda: again.learned() == {"10.61.0.0/24"}, "aware of the rest")
-    assert rejected(again) == rejected(agent)
+    await again.until(lambda: rejected(again) == rejected(agent), "told of it, too")
     speaker.say(update(COMMON, many))
     await again.until(lambda: len(again.learned()) == 201, "aware of all again")
     await again.until(lambda: not rejected(again), "told that nothing is wrong any more")
