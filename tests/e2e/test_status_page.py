@@ -88,6 +88,7 @@ def page(browser: Browser, complaints: list[str]) -> Iterator[Page]:
     page.goto(_ADDRESS)
     expect(page.locator("#map .line.established")).to_have_count(10, timeout=_DEADLINE_MS)
     expect(page.locator("#link-text")).to_have_text("Live", timeout=_DEADLINE_MS)
+    expect(page.locator("#pool-list .cell")).to_have_count(5, timeout=_DEADLINE_MS)
     yield page
     page.close()
 
