@@ -142,10 +142,10 @@ def _links_of(found: Mapping[int, bytes]) -> list[int]:
     if RTA_OIF in found:
         return [int.from_bytes(found[RTA_OIF], sys.byteorder)]
     hops, links = found.get(RTA_MULTIPATH, b""), []
-    while hops:
+    while len(hops) >= _NEXT_HOP.size:
         length, _, _, index = _NEXT_HOP.unpack_from(hops)
         links.append(index)
-        hops = hops[(length + 3) & ~3 :]
+        hops = hops[max((length + 3) & ~3, _NEXT_HOP.size) :]  # a length of nothing would never end this loop
     return links
 
 

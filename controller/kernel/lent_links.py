@@ -162,7 +162,8 @@ def _check_of(body: bytes) -> _Check:
     # All of them one after the other, the first being number 1.
     offset = (_IPV4_DEVCONF_RP_FILTER - 1) * _NUMBER.size
     modes = _NUMBER.unpack_from(settings, offset) if len(settings) >= offset + _NUMBER.size else (_STRICT,)
-    return _Check(message.link_facts(body).name, _NUMBER.unpack(found.get(_IFLA_GROUP, bytes(4)))[0], modes[0])
+    facts = message.link_facts(body)
+    return _Check(facts.name, facts.group, modes[0])
 
 
 def _group(name: str, group: int) -> Request:
